@@ -1,0 +1,341 @@
+// plan.cpp: plan(): lower each layer, fit the launch into shared memory, order it with events, place the workspace.
+#include "compiler/plan_internal.h"
+
+#include <algorithm>
+#include <map>
+
+namespace phasec {
+namespace planning {
+namespace {
+
+constexpr int64_t kStageBytes = 4608; // eight NVFP4 granules: one bulk copy that keeps a warp busy for about 0.1 us
+constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
+constexpr double kImbalanceMax = 1.04;
+
+int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
+
+int64_t attentionScratch(int warps, int64_t head_dim) {
+  return 4 * (kPairTile * head_dim + warps / 2 * kPairTile * (head_dim + 2));
+}
+
+/// The geometry that is tried: everything else follows from it.
+struct Geometry {
+  int warps, stages;
+  int64_t stage_bytes;
+};
+
+/// What the steps need of shared memory besides the ring, for given slot counts.
+struct Need {
+  int64_t operand = 0, fold = 0, scratch = 0;
+  int64_t bytes(int fold_buffers) const { return operand + fold_buffers * (fold + 16) + scratch; }
+};
+
+class Fitting {
+public:
+  Fitting(Plan &plan, const ir::Module &module) : plan_(plan), module_(module) {}
+
+  Status run() {
+    const Schedule &s = plan_.schedule;
+    std::vector<int> warps = {16, 8, 4, 2};
+    if (int64_t w = s.integer("warps")) {
+      if (w & (w - 1)) return Status::usage("warps = " + std::to_string(w) + ": attention merges warps in a tree; use a power of two");
+      warps = {int(w)};
+    }
+    std::vector<int> stages = {2};
+    if (int64_t r = s.integer("ring")) {
+      if (r < 2) return Status::usage("ring = 1: a warp needs at least two stages (K and V rows are consumed together)");
+      stages = {int(r)};
+    }
+    int64_t stage_bytes = std::max(kStageBytes, leastStage());
+    for (int w : warps)
+      for (int r : stages)
+        if (fits({w, r, stage_bytes})) return {};
+    return Status::input("this schedule needs more shared memory than " + std::string(plan_.target->name) + " has (" +
+                         std::to_string(plan_.target->shared_bytes_max) + " bytes per CTA); set a larger wo_split, fewer warps, " +
+                         "a shorter ring or a smaller tokens_max");
+  }
+
+private:
+  /// A stage holds two granules of any weight and one KV row at least.
+  int64_t leastStage() const {
+    int64_t least = 0;
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps) {
+        least = std::max(least, 2 * s.gemv.granule_bytes);
+        if (s.op == ir::Op::attn) least = std::max(least, rowBytes(b, s));
+      }
+    return align(least, 128);
+  }
+
+  int64_t rowBytes(const Body &b, const Step &s) const {
+    const ir::Layer &layer = module_.layers[b.layer];
+    return layer.dim("head_dim") * ir::bytes(layer.values[s.attention.kv].cache.dtype);
+  }
+
+  int64_t operandBytes(const Gemv &g) const { return align(int64_t(plan_.tokens_max) * g.operand_stride * 2, 128); }
+  int64_t foldBytes(const Gemv &g) const {
+    return align(int64_t(g.segments_per_slot) * plan_.tokens_max * kTileRows * 4, 128);
+  }
+
+  void cut(Body &body, Step &step, const Geometry &geometry, int slots) {
+    Gemv &g = step.gemv;
+    if (step.op == ir::Op::wo) {
+      bool to_granules = plan_.schedule.word("math") == "fast";
+      cutSegments(g, woSlots(g.cols, module_.layers[body.layer].dim("kv_heads"), plan_.schedule.integer("wo_split"), to_granules),
+                  geometry.stage_bytes);
+    } else {
+      cutSegments(g, evenSlots(g.cols, g.granules, slots), geometry.stage_bytes);
+    }
+  }
+
+  /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other.
+  bool chooseSlots(Body &body, Step &step, const Geometry &geometry, int64_t available, int fold_buffers) {
+    Gemv &g = step.gemv;
+    int64_t ctas = plan_.ctas_pinned ? plan_.ctas_pinned : plan_.target->sm_counts.front();
+    int fitting = 0;
+    int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
+    for (int slots = 1; slots <= limit; slots++) {
+      cut(body, step, geometry, slots);
+      if (operandBytes(g) + fold_buffers * (foldBytes(g) + 16) > available) continue;
+      if (!fitting) fitting = slots;
+      double units = double(g.tiles) * g.slots, most = double(ceilDiv(g.tiles * g.slots, ctas));
+      if (step.op != ir::Op::fc2 || slots >= 8 || units < double(ctas) || most * double(ctas) / units <= kImbalanceMax) break;
+    }
+    if (!fitting) return false;
+    if (step.op != ir::Op::fc2) cut(body, step, geometry, fitting);
+    return true;
+  }
+
+  bool fits(const Geometry &geometry) {
+    int64_t ring = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
+    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128);
+    for (int fold_buffers : {4, 2}) {
+      Need need;
+      need.scratch = scratchBytes();
+      int64_t available = plan_.target->shared_bytes_max - ring - barriers - need.scratch - 256;
+      bool ok = available > 0;
+      for (Body &body : plan_.bodies)
+        for (Step &step : body.steps) {
+          if (step.gemv.rows && ok) {
+            ok = chooseSlots(body, step, geometry, available, fold_buffers);
+            need.operand = std::max(need.operand, operandBytes(step.gemv));
+            need.fold = std::max(need.fold, foldBytes(step.gemv));
+          }
+          if (step.op == ir::Op::attn)
+            need.operand = std::max(need.operand, attentionScratch(geometry.warps, module_.layers[body.layer].dim("head_dim")));
+        }
+      if (ok && need.bytes(fold_buffers) - need.scratch <= available) {
+        accept(geometry, need, fold_buffers);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /// Norm factors and their partial sums, and a word for CTA elections.
+  int64_t scratchBytes() const {
+    int64_t floats = 4;
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps)
+        if (s.gemv.operand.transform == Transform::Norm)
+          floats = std::max(floats, plan_.tokens_max * (1 + ceilDiv(s.gemv.cols, 512)));
+    return align(floats * 4, 128);
+  }
+
+  void accept(const Geometry &geometry, const Need &need, int fold_buffers) {
+    plan_.warps = geometry.warps;
+    plan_.stream.warps = geometry.warps;
+    plan_.stream.stages = geometry.stages;
+    plan_.stream.stage_bytes = geometry.stage_bytes;
+    SharedLayout &l = plan_.shared;
+    l.ring = 0;
+    l.barriers = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
+    l.fold = l.barriers + align(int64_t(geometry.warps) * geometry.stages * 8, 128);
+    l.fold_bytes = need.fold;
+    l.fold_buffers = fold_buffers;
+    l.fold_sync = l.fold + need.fold * fold_buffers;
+    l.scratch = align(l.fold_sync + 16 * fold_buffers, 128);
+    l.operand = l.scratch + need.scratch;
+    l.bytes = l.operand + need.operand;
+    for (Body &b : plan_.bodies)
+      for (Step &s : b.steps)
+        if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / rowBytes(b, s)));
+  }
+
+  Plan &plan_;
+  const ir::Module &module_;
+};
+
+} // namespace
+
+Status fitShared(Plan &plan, const ir::Module &module) { return Fitting(plan, module).run(); }
+
+static const Region &regionOf(const Body &body, const std::string &name) {
+  return *std::find_if(body.regions.begin(), body.regions.end(), [&](const Region &r) { return r.name == name; });
+}
+
+static int64_t elementBytes(const std::string &dtype) { return dtype == "bf16" ? 2 : dtype == "fp8_e4m3" ? 1 : 4; }
+
+void placeWorkspace(Plan &plan, const ir::Module &module) {
+  int64_t words = plan.instance_counter + 1, bytes = 0;
+  auto take = [&](int64_t n) {
+    int64_t at = words;
+    words += n;
+    return int(at);
+  };
+  for (Body &body : plan.bodies) {
+    const ir::Layer &layer = module.layers[body.layer];
+    for (Event &e : body.events) e.counter = take(e.slices);
+    for (Step &s : body.steps) {
+      if (s.gemv.fold == Fold::ElectedWarp) s.gemv.elections = take(s.gemv.tiles);
+      if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
+      if (s.op == ir::Op::qkv) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
+      if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("heads") * plan.tokens_max);
+    }
+  }
+  plan.counters = words;
+  bytes = align(words * 4, 256);
+  for (Body &body : plan.bodies)
+    for (Region &r : body.regions) {
+      int64_t n = elementBytes(r.dtype);
+      if (r.space == Space::Table && r.dtype != "bf16" && r.dtype != "f32") continue;
+      for (int64_t extent : r.shape) n *= extent == ir::kTokensExtent ? plan.tokens_max : extent;
+      r.bytes = n;
+      if (r.space != Space::Workspace) continue;
+      r.offset = bytes;
+      bytes = align(bytes + n, 256);
+    }
+  if (plan.instances.size() > 1) {
+    int64_t buffers = 2;
+    for (const Body &body : plan.bodies) {
+      const ir::Layer &layer = module.layers[body.layer];
+      buffers = std::max<int64_t>(buffers, 1 + int64_t(layer.returns.size()));
+      for (const TableEntry &e : body.table)
+        if (e.kind == TableEntry::Kind::Output) plan.chain_bytes = std::max(plan.chain_bytes, align(regionOf(body, e.name).bytes, 256));
+    }
+    plan.chain = bytes;
+    bytes += buffers * plan.chain_bytes;
+  }
+  plan.workspace_bytes = bytes;
+}
+
+} // namespace planning
+
+using namespace planning;
+
+namespace {
+
+Status checkSchedule(const ir::Module &module, const Plan &plan) {
+  const Schedule &s = plan.schedule;
+  int64_t split = s.integer("wo_split");
+  bool has_wo = false;
+  for (const Body &b : plan.bodies) has_wo |= module.layers[b.layer].find(ir::Op::wo) != nullptr;
+  if (!has_wo) {
+    if (split > 0 && s.origin("wo_split") != Origin::Default)
+      return Status::input("wo_split = " + std::to_string(split) + ": the layer has no `wo` phase to split; drop the setting");
+    return {};
+  }
+  if (std::find(std::begin(kWoSplits), std::end(kWoSplits), split) == std::end(kWoSplits))
+    return Status::input("wo_split = " + std::to_string(split) + ": use 1, 2, 4, 8, 16 or 32");
+  if (s.word("partition") == "seed" && split > s.integer("slice_ctas"))
+    return Status::input("wo_split = " + std::to_string(split) + " needs as many CTAs per KV head, but partition = seed has slice_ctas = " +
+                         s.text("slice_ctas") + "; set wo_split <= slice_ctas or a larger slice_ctas");
+  for (const Body &b : plan.bodies) {
+    const ir::Layer &layer = module.layers[b.layer];
+    const ir::Phase *wo = layer.find(ir::Op::wo);
+    if (wo && split > layer.values[wo->operands[1]].shape[1] / layer.dim("kv_heads"))
+      return Status::input("wo_split = " + std::to_string(split) + " leaves slots without a single k: W_O of @" + layer.name +
+                           " has K = " + std::to_string(layer.values[wo->operands[1]].shape[1]) + " over " +
+                           std::to_string(layer.dim("kv_heads")) + " KV heads");
+  }
+  return {};
+}
+
+Status chooseGrid(Plan &plan, const ir::Module &module) {
+  plan.ctas_pinned = int(plan.schedule.integer("ctas"));
+  if (plan.schedule.word("partition") != "seed") return {};
+  for (const Body &b : plan.bodies) {
+    const ir::Layer &layer = module.layers[b.layer];
+    if (!layer.find(ir::Op::wo)) continue;
+    int64_t kv_heads = layer.dim("kv_heads"), slots = kv_heads * plan.schedule.integer("wo_split");
+    if (!plan.ctas_pinned) plan.ctas_pinned = int(kv_heads * plan.schedule.integer("slice_ctas"));
+    if (plan.ctas_pinned < slots)
+      return Status::input("ctas = " + std::to_string(plan.ctas_pinned) + ": partition = seed gives each of the " + std::to_string(slots) +
+                           " slots its own CTA; set ctas >= " + std::to_string(slots));
+  }
+  return {};
+}
+
+void numberInstances(Plan &plan, const std::vector<int> &layers) {
+  std::map<int, int> body_of, seen;
+  for (size_t i = 0; i < plan.bodies.size(); i++) body_of[plan.bodies[i].layer] = int(i);
+  for (int layer : layers) plan.instances.push_back({body_of[layer], seen[layer]++});
+}
+
+void sizeAttention(Plan &plan, const ir::Module &module) {
+  for (Body &body : plan.bodies)
+    for (Step &s : body.steps) {
+      if (s.op != ir::Op::attn) continue;
+      int64_t kv_heads = module.layers[body.layer].dim("kv_heads"), knob = plan.schedule.integer("kv_splits");
+      int64_t fill = ceilDiv(plan.target->sm_counts.front(), kv_heads);
+      s.attention.kv_splits = int(knob ? knob : std::clamp<int64_t>(fill, 1, 64));
+      body.regions[s.attention.partials_region].shape[3] = s.attention.kv_splits;
+    }
+}
+
+/// GEMVs whose K is cut need a place for the slots and someone to fold them.
+void addSlotRegions(Plan &plan) {
+  for (Body &body : plan.bodies)
+    for (Step &s : body.steps) {
+      Gemv &g = s.gemv;
+      if (!g.rows) continue;
+      if (s.op != ir::Op::wo) g.fold = g.slots == 1 ? Fold::Direct : Fold::ElectedWarp;
+      if (g.fold == Fold::Direct || g.slots_region >= 0) continue;
+      Region r;
+      r.name = std::string(ir::name(s.op)) + ".slots";
+      r.dtype = "f32";
+      r.shape = {g.slots, ir::kTokensExtent, g.rows};
+      r.slots = g.slots;
+      body.regions.push_back(std::move(r));
+      g.slots_region = int(body.regions.size()) - 1;
+    }
+}
+
+} // namespace
+
+Result<Plan> plan(const ir::Module &module, const Schedule &schedule, const Target &target) {
+  if (schedule.word("math") == "fast")
+    return Status::input("math = fast: this build has the exact kernels only; pass --exact (or --set math=exact)");
+  Plan plan;
+  plan.target = &target;
+  plan.schedule = schedule;
+  std::vector<int> layers = ir::instances(module), unique;
+  for (int l : layers)
+    if (std::find(unique.begin(), unique.end(), l) == unique.end()) unique.push_back(l);
+  int tokens = 0;
+  for (int l : unique) tokens = std::max(tokens, module.layers[l].tokens_max);
+  int64_t knob = schedule.integer("tokens_max");
+  if (knob > tokens)
+    return Status::input("tokens_max = " + std::to_string(knob) + ": @" + module.layers[unique[0]].name + " declares at most " +
+                         std::to_string(tokens) + " tokens; raise `tokens` in the layer");
+  plan.tokens_max = knob ? int(knob) : tokens;
+  for (int l : unique) {
+    PHASEC_ASSIGN(Body body, lower(module, l, schedule));
+    plan.bodies.push_back(std::move(body));
+    plan.table_entries = std::max(plan.table_entries, int(plan.bodies.back().table.size()));
+  }
+  PHASEC_TRY(checkSchedule(module, plan));
+  PHASEC_TRY(chooseGrid(plan, module));
+  numberInstances(plan, layers);
+  PHASEC_TRY(fitShared(plan, module));
+  addSlotRegions(plan);
+  sizeAttention(plan, module);
+  for (Body &body : plan.bodies) PHASEC_TRY(insertEvents(plan, body, module.layers[body.layer]));
+  for (const Body &body : plan.bodies)
+    for (const Step &s : body.steps)
+      if (s.gemv.rows || s.op == ir::Op::attn) plan.stream.steps.push_back(s.id);
+  placeWorkspace(plan, module);
+  return plan;
+}
+
+} // namespace phasec

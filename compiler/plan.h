@@ -1,0 +1,257 @@
+// plan.h: every decision about one launch, and no text. Proof, rendering, reference, resource checks and the byte stream
+// read the plan and nothing else. Five nouns: Segment, Stream, Event, Step, Region.
+//
+// How a GEMV is cut. A weight image is row tiles of 16 rows; a tile is a run of granules of 64 k. K is cut into slots (for
+// wo: kv_heads * wo_split, by the wo_split formula; elsewhere as many as the operand's shared memory needs); a slot is cut
+// into segments, each the bytes of one ring stage. A unit is (slot, row tile); CTAs own units, and the segments of a CTA's
+// units go to its warps in turn. A segment's result is one float per row and token; a slot is the left fold of its
+// segments, times the weight's scale; a row is the left fold of its slots. Nothing of this depends on the CTA count.
+#pragma once
+
+#include "ir/layer.h"
+#include "phasec/config.h"
+#include "phasec/status.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace phasec {
+
+inline constexpr int kTileRows = 16;    ///< rows of a weight image's tile
+inline constexpr int kGranuleK = 64;    ///< k of a granule: the unit of the byte stream
+inline constexpr int kPairTile = 8;     ///< (token, query head) pairs that attention handles together
+
+/// One GPU architecture: a row of arch.def.
+struct Target {
+  const char *name;          ///< "sm_90a"
+  int sm;                    ///< 90
+  int64_t shared_bytes_max;  ///< dynamic shared memory a CTA may opt in to
+  bool bulk_copy;            ///< cp.async.bulk with mbarrier completion
+  std::vector<int> sm_counts;///< SM counts of known parts, largest first
+};
+const std::vector<Target> &targets();
+const Target *findTarget(std::string_view name);
+
+// ---- Region: a buffer's lifetime, layout and slots ------------------------------------------------------------------
+enum class Space : uint8_t {
+  Table,     ///< bound by the host: an address in the launch table
+  Workspace, ///< in the workspace, at `offset`
+  Shared,    ///< in each CTA's shared memory, at `offset`
+};
+
+struct Region {
+  std::string name;           ///< "x", "q", "wo.slots", "ring", ...
+  Space space = Space::Workspace;
+  std::string dtype;          ///< "bf16", "f32", "fp8_e4m3", "u32", "bytes", or a weight format
+  std::vector<int64_t> shape; ///< tokens as tokens_max
+  int64_t offset = 0, bytes = 0;
+  int entry = -1;             ///< Table: index into Body::table
+  int first_step = 0, last_step = 0; ///< lifetime within one instance; equal to the whole launch for Table regions
+  int slots = 1;              ///< partial slots along the leading extent
+};
+
+/// One entry of the launch table: 64 bits that bind() fills. Entries repeat per instance: table[instance * count + i].
+struct TableEntry {
+  enum class Kind : uint8_t {
+    Input, Output, Weight, WeightScale, Vector, // addresses of values (WeightScale: fp32[rows] or fp32[1])
+    CacheK, CacheV,                             // base addresses of one instance's cache
+    CachePageStride, CacheRowStride, CacheHeadStride, // bytes, as integers
+    CacheScales,                                // fp32[2]: k_scale, v_scale (fp8 caches)
+    StepCounts,   // i32[2]: tokens, sequences of this step
+    SeqFirst,     // i32[sequences + 1]: first token of each sequence
+    SeqContext,   // i32[sequences]: rows in the cache before this step's tokens
+    PageTable,    // i32[sequences, page_stride]: page of each block of rows
+    PageTableStride,
+  };
+  Kind kind;
+  ir::ValueId value = ir::kNone; ///< the layer's value, where there is one
+  std::string name;              ///< "x", "w_o", "w_o.scale", "kv.k", "step.counts", ...
+};
+
+// ---- Event ------------------------------------------------------------------------------------------------------------
+struct Event {
+  int id = 0;
+  ir::EventKind kind = ir::EventKind::Grid;
+  std::string edge;        ///< "%p wo -> %h gather": names it in generated code, reports and deadlocks
+  std::string reason;      ///< why it is there, and why it is no weaker; "written" in explicit form
+  int slices = 1;          ///< counters
+  std::vector<int64_t> arrivals; ///< per slice and epoch; empty for a grid event (one per CTA, known at launch)
+  int from_step = 0, to_step = 0;
+  int counter = 0;         ///< index of its first counter word in the workspace
+};
+
+// ---- Segment and Stream -----------------------------------------------------------------------------------------------
+enum class Source : uint8_t { Weight, Kv };
+
+/// A contiguous run of streamed bytes that fills one ring stage, as cut for every row tile of one GEMV.
+struct Segment {
+  int slot = 0;
+  int fold = 0;              ///< position in the slot's left fold
+  int64_t k_begin = 0, k_end = 0;           ///< elements it sums
+  int64_t granule_begin = 0, granule_end = 0; ///< granules it fetches
+};
+
+/// How units of a GEMV map to CTAs.
+enum class Assignment : uint8_t {
+  Balanced, ///< CTA c owns units [U*c/ctas, U*(c+1)/ctas), slot-major
+  Grid,     ///< 2d: CTAs form slots x n_parts; a slot's tiles are split over its n_parts CTAs
+  SlotCta,  ///< seed: CTA c < slots owns slot c whole
+};
+
+/// The order in which one CTA's rings fetch: for each step that streams, its items in unit order.
+struct Stream {
+  int warps = 0;             ///< rings per CTA, one per warp
+  int stages = 0;            ///< stages per ring
+  int64_t stage_bytes = 0;   ///< of one stage: the largest segment or KV block
+  std::vector<int> steps;    ///< steps that stream, in fetch order
+};
+
+// ---- Step -------------------------------------------------------------------------------------------------------------
+enum class Transform : uint8_t { None, Norm, QuantNvfp4 };
+
+/// What a GEMV multiplies its weights with: staged into shared memory slot by slot, as bf16.
+struct Operand {
+  int region = -1;           ///< bf16 or f32 [tokens, K]
+  Transform transform = Transform::None;
+  ir::NormAttrs norm;        ///< Transform::Norm
+  int gamma = -1;            ///< table entry of gamma
+  std::string gamma_dtype;
+};
+
+enum class Fold : uint8_t {
+  Direct,      ///< one slot: the unit's warp finishes the rows
+  ElectedWarp, ///< the warp that completes a tile's last slot folds it
+  ElectedCta,  ///< seed: the CTA that arrives last folds everything
+  Consumers,   ///< slots are left in the workspace for a later step
+};
+
+/// In which order a checkpoint's rows enter the image.
+enum class RowMap : uint8_t {
+  Identity,
+  GateUp,      ///< fc1: a tile is eight gate rows, then the eight up rows that belong to them
+  GatePerHead, ///< qkv with gate_rows = per_head: q and gate rows of each head are brought into blocks
+};
+
+struct Gemv {
+  ir::Format format = ir::Format::bf16;
+  ir::WeightType weight_type;
+  int weight = -1, scale = -1; ///< table entries; scale -1 when the format has none
+  int scale_count = 0;         ///< 1, or rows
+  int64_t rows = 0, cols = 0;  ///< N and K
+  int64_t tiles = 0, granules = 0; ///< ceil(rows/16), ceil(cols/64)
+  int64_t granule_bytes = 0;
+  RowMap row_map = RowMap::Identity;
+  int head_dim = 0, heads = 0;  ///< GatePerHead
+  int slots = 1, segments_per_slot = 1;
+  std::vector<Segment> segments; ///< slots * segments_per_slot, slot-major
+  Assignment assignment = Assignment::Balanced;
+  Fold fold = Fold::Direct;
+  Operand operand;
+  int slots_region = -1;       ///< f32 [slots, tokens, rows], when fold != Direct
+  int elections = -1;          ///< first election counter word (one per tile; one for ElectedCta)
+  int operand_stride = 0;      ///< bf16 elements between two tokens of the staged operand
+  int head_elections = -1;     ///< qkv: one counter per head
+  int raw_region = -1;         ///< qkv: f32 [tokens, rows] before norm and rotation
+
+  /// The checkpoint row that image row `row` holds, or -1 for padding.
+  int64_t checkpointRow(int64_t row) const;
+  int64_t imageBytes() const { return tiles * granules * granule_bytes; }
+};
+
+struct Attention {
+  int kv_splits = 1;           ///< most chunks per (sequence, kv head, pair tile)
+  int chunk_rows = 256;        ///< rows before a second chunk is opened
+  int block_rows = 16;         ///< rows of one ring stage
+  ir::ValueId kv = ir::kNone;
+  bool fresh_rows = false;     ///< this step's K and V come from the workspace (they are produced in this launch)
+  int partials_region = -1;    ///< f32 [kv_heads, tokens * group, kv_splits, head_dim + 2]
+  int elections = -1;
+  float scale = 0;             ///< softmax scale
+};
+
+/// One access of a step, for the proof: which part of `region` a unit touches.
+struct Access {
+  enum class Map : uint8_t { All, ByTile, BySlot, ByKvHead, ByToken };
+  int region = -1;
+  Map map = Map::All;
+};
+
+/// What a CTA does, in program order.
+struct Step {
+  int id = 0;
+  ir::Op op;
+  int phase = -1;              ///< index into Layer::phases
+  std::string label;           ///< "wo %a, %w_o"
+  std::vector<int> waits, signals; ///< event ids
+  std::vector<Access> reads, writes;
+  Gemv gemv;                   ///< qkv, wo, fc1, fc2
+  Attention attention;         ///< attn
+  std::vector<int> operands, results; ///< regions of the phase's operands and results, in the op's order; -1 absent
+};
+
+/// One body: the steps of one layer of the module.
+struct Body {
+  int layer = 0;               ///< index into Module::layers
+  std::vector<TableEntry> table;
+  std::vector<Region> regions;
+  std::vector<Event> events;
+  std::vector<Step> steps;
+};
+
+/// One layer instance of the launch.
+struct Instance {
+  int body = 0;
+  int occurrence = 0;          ///< how many instances of the same body precede it
+};
+
+/// Offsets of the one dynamic shared-memory region, the same for every step.
+struct SharedLayout {
+  int64_t ring = 0, barriers = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t fold_bytes = 0; ///< of one fold buffer
+  int fold_buffers = 0;
+};
+
+struct Plan {
+  const Target *target = nullptr;
+  Schedule schedule;           ///< effective
+  std::vector<Body> bodies;
+  std::vector<Instance> instances;
+  Stream stream;
+  int tokens_max = 1, warps = 0;
+  int ctas_pinned = 0;         ///< 0: a launch value
+  SharedLayout shared;
+  int64_t workspace_bytes = 0;
+  int instance_counter = 3;    ///< counter word of the event between instances; before it: epoch, exits, refused steps
+  int64_t chain = 0, chain_bytes = 0; ///< stacks: offset and size of the buffers between instances: two for the first
+                                      ///< return in turn, then one per further return
+  int64_t counters = 0;        ///< u32 words of events and elections at the head of the workspace
+  int table_entries = 0;       ///< per instance (the largest body's)
+};
+
+/// Plans one launch of `module` (its last stack, or its last layer). Pure: equal inputs give equal plans.
+/// ErrorKind::Input for a schedule the layer cannot take, with the limit and the knob to change.
+Result<Plan> plan(const ir::Module &module, const Schedule &schedule, const Target &target);
+
+/// Checks the plan from its access maps alone: every read of what another CTA wrote lies behind an event that covers it,
+/// and the grid can be resident on the target. ErrorKind::Proof with a witness and the line to add.
+Status prove(const Plan &plan, const ir::Module &module);
+
+/// CTAs that own at least one wo unit, and CTAs that take part in the gather, for a grid of `ctas`.
+int activeWoCtas(const Plan &plan, int ctas);
+int gatherCtas(const Plan &plan, int ctas);
+
+/// Bulk copies and bytes one launch streams, for a step's sequences; what sim counts must equal this.
+struct StreamCount {
+  uint64_t copies = 0, bytes = 0, waits = 0;
+};
+struct SequenceStep {
+  int tokens = 1, context = 0; ///< rows of this step, rows in the cache before it
+};
+StreamCount countStream(const Plan &plan, const ir::Module &module, const std::vector<SequenceStep> &sequences);
+
+/// The plan as text for people, and as JSON (`phasec.plan/1`) for tools and the reference.
+std::string planText(const Plan &plan, const ir::Module &module);
+std::string planJson(const Plan &plan, const ir::Module &module);
+
+} // namespace phasec

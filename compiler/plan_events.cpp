@@ -1,0 +1,154 @@
+// plan_events.cpp: which events order the steps. With `sync = auto` the fewest and weakest that cover every dependence; with
+// `sync = explicit` what the layer says. The proof (prove.cpp) does not look at this code.
+#include "compiler/plan_internal.h"
+
+#include <algorithm>
+
+namespace phasec::planning {
+namespace {
+
+using ir::EventKind;
+using ir::Op;
+
+class Events {
+public:
+  Events(Plan &plan, Body &body, const ir::Layer &layer) : plan_(plan), body_(body), layer_(layer) {}
+
+  void insertAuto() {
+    for (Step &step : body_.steps) {
+      int needed = -1; // the latest earlier step whose writes this step reads and nothing orders yet
+      for (const Access &read : step.reads)
+        if (int w = writer(read.region, step.id); w >= 0 && !ordered(w, step.id)) needed = std::max(needed, w);
+      if (needed < 0) continue;
+      std::string why;
+      bool counter = slicesMatch(body_.steps[needed], step, &why) && onlyFrom(needed, step);
+      add(counter ? EventKind::Counter : EventKind::Grid, needed, step.id,
+          counter ? "readers need one slice each: " + why : "every CTA reads what all CTAs wrote");
+    }
+  }
+
+  Status takeWritten() {
+    for (const ir::EventStmt &e : layer_.events) {
+      int from = stepWriting(e.from), to = stepReading(e.to);
+      std::string edge = "%" + layer_.values[e.from].name + " -> %" + layer_.values[e.to].name;
+      if (from < 0 || to < 0 || from >= to)
+        return Status::input("event " + edge + ": both ends are computed in one step, so nothing can wait there; remove the event");
+      std::string why;
+      if (e.kind == EventKind::Counter && !slicesMatch(body_.steps[from], body_.steps[to], &why))
+        return Status::input("event counter " + edge + ": slices of `" + body_.steps[from].label + "` and `" + body_.steps[to].label +
+                             "` do not correspond; write `event grid " + edge + "`");
+      add(e.kind, from, to, "written");
+    }
+    return {};
+  }
+
+private:
+  int writer(int region, int before) const {
+    for (int i = before - 1; i >= 0; i--)
+      for (const Access &w : body_.steps[i].writes)
+        if (w.region == region) return i;
+    return -1;
+  }
+
+  bool ordered(int from, int to) const {
+    for (const Event &e : body_.events)
+      if (e.kind == EventKind::Grid && e.from_step >= from && e.to_step <= to) return true;
+    return false;
+  }
+
+  /// True when everything unordered that `step` reads comes from step `from`.
+  bool onlyFrom(int from, const Step &step) const {
+    for (const Access &read : step.reads)
+      if (int w = writer(read.region, step.id); w >= 0 && w != from && !ordered(w, step.id)) return false;
+    return true;
+  }
+
+  /// Whether a reader's slice is written by a countable set of arrivals.
+  static bool slicesMatch(const Step &from, const Step &to, std::string *why) {
+    if (from.op == Op::qkv && to.op == Op::attn) {
+      *why = "the heads of a KV head";
+      return true;
+    }
+    if (from.op == Op::attn && to.op == Op::wo && to.gemv.operand.transform == Transform::None) {
+      *why = "the KV head that a slot multiplies";
+      return true;
+    }
+    if (from.op == Op::fc1 && to.op == Op::fc2 && to.gemv.operand.transform != Transform::Norm) {
+      *why = "the columns that a slot multiplies";
+      return true;
+    }
+    return false;
+  }
+
+  void add(EventKind kind, int from, int to, std::string reason) {
+    Event e;
+    e.id = int(body_.events.size());
+    e.kind = kind;
+    e.from_step = from;
+    e.to_step = to;
+    const Step &a = body_.steps[from], &b = body_.steps[to];
+    e.edge = resultName(a) + " " + ir::name(a.op) + " -> " + resultName(b) + " " + ir::name(b.op);
+    e.reason = std::move(reason);
+    if (kind == EventKind::Counter) countArrivals(e, a, b);
+    body_.steps[from].signals.push_back(e.id);
+    body_.steps[to].waits.push_back(e.id);
+    body_.events.push_back(std::move(e));
+  }
+
+  void countArrivals(Event &e, const Step &from, const Step &to) const {
+    int64_t group = layer_.dim("kv_heads") ? layer_.dim("heads") / layer_.dim("kv_heads") : 0;
+    if (from.op == Op::qkv) {
+      e.slices = int(layer_.dim("kv_heads"));
+      e.arrivals.assign(e.slices, group * (from.results[1] >= 0 ? 2 : 1) + 2);
+    } else if (from.op == Op::attn) {
+      e.slices = int(layer_.dim("kv_heads"));
+      e.arrivals.assign(e.slices, group * plan_.tokens_max);
+    } else {
+      const Gemv &g = to.gemv;
+      e.slices = g.slots;
+      for (int s = 0; s < g.slots; s++) {
+        int64_t begin = g.segments[s * g.segments_per_slot].k_begin, end = g.segments[(s + 1) * g.segments_per_slot - 1].k_end;
+        e.arrivals.push_back(ceilDiv(end, kTileRows / 2) - begin / (kTileRows / 2));
+      }
+    }
+  }
+
+  std::string resultName(const Step &s) const {
+    const ir::Phase &p = layer_.phases[s.phase];
+    return "%" + layer_.values[p.results[0]].name;
+  }
+
+  /// The step in which a value is written.
+  int stepWriting(ir::ValueId v) const {
+    for (const Step &s : body_.steps) {
+      const ir::Phase &p = layer_.phases[s.phase];
+      if (std::count(p.results.begin(), p.results.end(), v)) return s.id;
+    }
+    const ir::Phase *p = layer_.producer(v);
+    if (p && p->op == Op::gather) return stepWriting(p->operands[0]); // elected: folded inside the wo step
+    return -1;
+  }
+
+  /// The step that computes a value: for a staged norm, its first consumer.
+  int stepReading(ir::ValueId v) const {
+    if (int s = stepWriting(v); s >= 0) return s;
+    for (const Step &s : body_.steps)
+      if (layer_.phases[s.phase].operands[0] == v) return s.id;
+    return -1;
+  }
+
+  Plan &plan_;
+  Body &body_;
+  const ir::Layer &layer_;
+};
+
+} // namespace
+
+Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer) {
+  Events events(plan, body, layer);
+  if (layer.sync == ir::Sync::Explicit) return events.takeWritten();
+  events.insertAuto();
+  return {};
+}
+
+} // namespace phasec::planning

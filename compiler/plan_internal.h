@@ -1,0 +1,33 @@
+// plan_internal.h: the pieces of the planner, in the order in which plan() runs them.
+#pragma once
+
+#include "compiler/plan.h"
+
+#include <utility>
+
+namespace phasec::planning {
+
+int64_t ceilDiv(int64_t a, int64_t b);
+int64_t granuleBytes(ir::Format format);
+
+/// K bounds of wo's slots: slot by * split + bx owns [by*Kh + Kh*bx/split, by*Kh + Kh*(bx+1)/split), Kh = k / kv_heads,
+/// rounded down to granules when `to_granules` (math = fast).
+std::vector<std::pair<int64_t, int64_t>> woSlots(int64_t k, int64_t kv_heads, int64_t split, bool to_granules);
+/// K bounds of `slots` nearly equal runs of granules.
+std::vector<std::pair<int64_t, int64_t>> evenSlots(int64_t k, int64_t granules, int slots);
+/// Cuts every slot into the same number of segments, each at most a stage; fills segments and operand_stride.
+void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slots, int64_t stage_bytes);
+
+/// Lowers a layer to steps, table entries and regions: everything but sizes that depend on shared memory.
+Result<Body> lower(const ir::Module &module, int layer, const Schedule &schedule);
+
+/// Chooses warps, stages, slots and fold buffers so that every step fits the target's shared memory; cuts the GEMVs.
+Status fitShared(Plan &plan, const ir::Module &module);
+
+/// Inserts events (sync = auto), or takes those that are written (sync = explicit).
+Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer);
+
+/// Gives every region, event and election its place in the workspace.
+void placeWorkspace(Plan &plan, const ir::Module &module);
+
+} // namespace phasec::planning

@@ -1,0 +1,156 @@
+// render.cpp: flattens the used templates and fills the skeleton's regions. What the regions say is in render_program.cpp.
+#include "compiler/render.h"
+
+#include "compiler/render_program.h"
+#include "templates/embedded.h"
+
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
+
+#include <algorithm>
+#include <set>
+
+namespace phasec {
+
+using llvm::StringRef;
+
+Templates Templates::embedded() {
+  Templates t;
+  for (const EmbeddedFile &f : embeddedTemplates()) t.files_.push_back({std::string(f.name), std::string(f.text)});
+  return t;
+}
+
+Result<Templates> Templates::overlaid(const std::string &dir) {
+  if (!llvm::sys::fs::is_directory(dir)) return Status::io("--templates " + dir + ": not a directory");
+  Templates t = embedded();
+  std::error_code error;
+  for (llvm::sys::fs::recursive_directory_iterator i(dir, error), end; i != end && !error; i.increment(error)) {
+    StringRef path = i->path(), extension = llvm::sys::path::extension(path);
+    if (extension != ".cuh" && extension != ".cu") continue;
+    std::string name = path.substr(StringRef(dir).rtrim('/').size() + 1).str();
+    auto file = std::find_if(t.files_.begin(), t.files_.end(), [&](const File &f) { return f.name == name; });
+    if (file == t.files_.end())
+      return Status::io(path.str() + ": no template is called " + name + "; an overlay replaces files of the same name");
+    auto buffer = llvm::MemoryBuffer::getFile(path);
+    if (!buffer) return Status::io(path.str() + ": " + buffer.getError().message());
+    file->text = (*buffer)->getBuffer().str();
+  }
+  if (error) return Status::io(dir + ": " + error.message());
+  return t;
+}
+
+const std::string *Templates::find(std::string_view name) const {
+  for (const File &f : files_)
+    if (f.name == name) return &f.text;
+  return nullptr;
+}
+
+namespace {
+
+std::string normalised(StringRef name) {
+  llvm::SmallString<64> path(name);
+  llvm::sys::path::remove_dots(path, /*remove_dot_dot=*/true);
+  return path.str().str();
+}
+
+/// Builds the one source: skeleton text, flattened templates, generated regions.
+class Renderer {
+public:
+  Renderer(const Templates &templates, ProgramText program) : templates_(templates), program_(std::move(program)) {}
+
+  Result<Rendered> run() {
+    const std::string *skeleton = templates_.find("layer.cu");
+    if (!skeleton) return Status::toolchain("templates: layer.cu is missing");
+    llvm::SmallVector<StringRef, 0> lines;
+    StringRef(*skeleton).split(lines, '\n');
+    for (size_t i = 0; i < lines.size(); i++) {
+      if (!lines[i].startswith("//@ ")) {
+        append(lines[i]);
+        continue;
+      }
+      StringRef region = lines[i].drop_front(4).trim();
+      size_t end = i + 1;
+      while (end < lines.size() && lines[end] != "//@ end") end++;
+      if (end == lines.size())
+        return Status::toolchain("layer.cu:" + std::to_string(i + 1) + ": region `" + region.str() + "` has no `//@ end`");
+      PHASEC_TRY(fill(region, i + 1));
+      i = end;
+      append("#line " + std::to_string(i + 2) + " \"layer.cu\"");
+    }
+    for (const auto &[name, text] : program_.regions)
+      if (!filled_.count(name)) return Status::toolchain("layer.cu: region `//@ " + name + "` is missing");
+    rendered_.source.erase(rendered_.source.find_last_not_of('\n') + 1);
+    rendered_.source += "\n";
+    return std::move(rendered_);
+  }
+
+private:
+  void append(StringRef line) {
+    rendered_.source += line.str();
+    rendered_.source += '\n';
+    line_++;
+  }
+
+  Status fill(StringRef region, size_t line) {
+    filled_.insert(region.str());
+    if (region == "includes") {
+      for (const std::string &name : program_.includes) PHASEC_TRY(flatten(name, "layer.cu", line));
+      return {};
+    }
+    auto text = program_.regions.find(region.str());
+    if (text == program_.regions.end())
+      return Status::toolchain("layer.cu:" + std::to_string(line) + ": unknown region `" + region.str() + "`");
+    if (region != "banner") append("#line " + std::to_string(line_ + 1) + " \"" + kSourceName + "\"");
+    llvm::SmallVector<StringRef, 0> lines;
+    StringRef(text->second).rtrim('\n').split(lines, '\n');
+    for (StringRef l : lines) append(l);
+    return {};
+  }
+
+  /// Emits a template once, after what it includes.
+  Status flatten(const std::string &name, const std::string &from, size_t from_line) {
+    if (!done_.insert(name).second) return {};
+    const std::string *text = templates_.find(name);
+    if (!text) return Status::toolchain(from + ":" + std::to_string(from_line) + ": no template is called \"" + name + "\"");
+    llvm::SmallVector<StringRef, 0> lines;
+    StringRef(*text).split(lines, '\n');
+    StringRef dir = llvm::sys::path::parent_path(name);
+    size_t body = 0;
+    for (size_t i = 0; i < lines.size(); i++) {
+      StringRef l = lines[i].trim();
+      if (l.startswith("#pragma once")) body = i + 1;
+      if (!l.startswith("#include")) continue;
+      StringRef included = l.drop_front(8).trim();
+      if (included.size() < 2 || included.front() != '"')
+        return Status::toolchain(name + ":" + std::to_string(i + 1) + ": templates include templates only, in double quotes");
+      llvm::SmallString<64> path(dir);
+      llvm::sys::path::append(path, included.drop_front().take_until([](char c) { return c == '"'; }));
+      PHASEC_TRY(flatten(normalised(path), name, i + 1));
+      body = i + 1;
+    }
+    while (body < lines.size() && lines[body].trim().empty()) body++;
+    rendered_.templates_used.push_back(name);
+    append("");
+    append("#line " + std::to_string(body + 1) + " \"" + name + "\"");
+    while (!lines.empty() && lines.back().trim().empty()) lines.pop_back();
+    for (size_t i = body; i < lines.size(); i++) append(lines[i]);
+    return {};
+  }
+
+  const Templates &templates_;
+  ProgramText program_;
+  Rendered rendered_;
+  std::set<std::string> done_, filled_;
+  size_t line_ = 0;
+};
+
+} // namespace
+
+Result<Rendered> render(const Plan &plan, const ir::Module &module, const Templates &templates) {
+  return Renderer(templates, programText(plan, module)).run();
+}
+
+} // namespace phasec

@@ -1,0 +1,267 @@
+// runtime.cpp: the one place where compiler and cache meet: plan -> render -> key -> cache -> compile -> load.
+#include "runtime/state.h"
+
+#include "compiler/fingerprint.h"
+#include "compiler/schedule.h"
+#include "ir/printer.h"
+#include "runtime/sim/compiler.h"
+
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <chrono>
+
+namespace phasec {
+
+using detail::KernelState;
+using detail::RuntimeState;
+
+namespace {
+
+double microsecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+NvrtcSearch nvrtcSearch(const RuntimeOptions &o) {
+  NvrtcSearch search;
+  search.explicit_path = o.nvrtc_path;
+  search.library_dirs = o.library_dirs;
+  search.site_packages = o.site_packages;
+  return search;
+}
+
+/// Everything that is known about a launch before the cache is asked.
+struct Prepared {
+  Plan plan;
+  Rendered rendered;
+  std::vector<std::string> options;
+  std::string target; ///< "sm_90a", or "sim:sm_90a": the same source, another compiler
+  KernelFingerprint fingerprint;
+  Query query;
+};
+
+CompileOptions compileOptions(const Plan &plan) {
+  CompileOptions options;
+  options.exact = plan.schedule.word("math") == "exact";
+  return options;
+}
+
+std::vector<Section> sections(const ir::Module &module, const Prepared &p) {
+  std::vector<Section> all;
+  all.push_back({"ir", tokenDigest(ir::print(module)), ""});
+  for (const KnobInfo &k : knobs()) {
+    std::string text = p.plan.schedule.text(k.name);
+    if (std::string_view(k.name) == "target" || std::string_view(k.name) == "wo_split") continue; // sections of their own
+    all.push_back({std::string("knob:") + k.name, byteDigest(text), text});
+  }
+  for (const KernelFingerprint::Section &s : p.fingerprint.sections) all.push_back({s.name, s.digest, s.text});
+  return all;
+}
+
+/// The identity of the compiler, from the memo of the library file's path, size and time: a hit never opens libnvrtc.
+/// Empty when there is no library: then any toolchain's entry will do.
+std::string knownToolchain(RuntimeState &state) {
+  if (state.simulated()) {
+    auto cxx = findHostCompiler(state.options.host_compiler, state.options.search_path);
+    if (!cxx) return "";
+    auto identity = simToolchain(*cxx);
+    return identity ? *identity : "";
+  }
+  auto file = locateNvrtc(nvrtcSearch(state.options));
+  if (!file) return "";
+  auto memo = state.cache->note("toolchain", file->identity());
+  return memo ? *memo : "";
+}
+
+Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const Schedule &schedule) {
+  Prepared p;
+  std::string device_target = state.device ? state.device->info().target : "";
+  PHASEC_ASSIGN(Schedule effective, effectiveSchedule(layers.module(), schedule, device_target));
+  const Target *target = findTarget(effective.word("target"));
+  if (!target) return Status::usage("target " + effective.word("target") + " is not known");
+  if (!device_target.empty() && device_target != target->name)
+    return Status::input("target " + std::string(target->name) + " cannot run on " + state.device->info().name + ", which is " +
+                         device_target + "; drop --target, or use `phasec render` or `bless` to compile without running");
+  PHASEC_ASSIGN(p.plan, plan(layers.module(), effective, *target));
+  PHASEC_ASSIGN(p.rendered, render(p.plan, layers.module(), state.templates));
+  p.options = state.simulated() ? std::vector<std::string>{simOptions()} : nvrtcArguments(compileOptions(p.plan));
+  p.target = state.simulated() ? std::string("sim:") + target->name : target->name;
+  p.fingerprint = fingerprint(p.rendered.source, p.options, p.target, kLaunchAbi);
+  p.query.key = {p.plan.schedule.integer("wo_split"), {p.fingerprint.high, p.fingerprint.low}};
+  p.query.toolchain = knownToolchain(state);
+  p.query.sections = sections(layers.module(), p);
+  return p;
+}
+
+Artefact describe(const Layers &layers, const Prepared &p) {
+  Artefact a;
+  a.key = p.query.key;
+  a.layer = layers.name();
+  a.target = p.target;
+  a.config = p.plan.schedule.canonical();
+  a.sections = p.query.sections;
+  return a;
+}
+
+void dump(const RuntimeState &state, const Compiled &c) {
+  if (state.options.dump_dir.empty()) return;
+  if (llvm::sys::fs::create_directories(state.options.dump_dir)) return;
+  std::string stem = state.options.dump_dir + "/" + c.artefact.layer + "-" + c.artefact.key.fingerprint.hex();
+  const std::pair<const char *, const std::string *> files[] = {
+      {".cu", &c.listing.source}, {".ptx", &c.listing.ptx}, {".log", &c.evidence.log}};
+  for (auto [extension, text] : files) {
+    std::error_code error;
+    llvm::raw_fd_ostream out(stem + extension, error);
+    if (!error) out << *text;
+  }
+}
+
+Result<Compiled> compileSim(RuntimeState &state, const Layers &layers, const Prepared &p) {
+  PHASEC_ASSIGN(std::string cxx, findHostCompiler(state.options.host_compiler, state.options.search_path));
+  PHASEC_ASSIGN(std::string toolchain, simToolchain(cxx));
+  PHASEC_ASSIGN(SimObject object, compileForSim(p.rendered.source, cxx));
+  Compiled c;
+  c.artefact = describe(layers, p);
+  c.artefact.toolchain = toolchain;
+  c.artefact.payload = std::move(object.image);
+  c.listing.source = p.rendered.source;
+  c.evidence.log = object.log;
+  return c;
+}
+
+Result<Nvrtc *> openNvrtc(RuntimeState &state) {
+  std::lock_guard lock(state.compiler_mutex);
+  if (!state.nvrtc) {
+    PHASEC_ASSIGN(state.nvrtc, Nvrtc::open(nvrtcSearch(state.options)));
+    PHASEC_ASSIGN(std::string toolchain, state.nvrtc->toolchain());
+    if (Status s = state.cache->setNote("toolchain", state.nvrtc->file().identity(), toolchain); !s.ok()) state.log(s.text());
+  }
+  return state.nvrtc.get();
+}
+
+Result<Compiled> compileCuda(RuntimeState &state, const Layers &layers, const Prepared &p) {
+  PHASEC_ASSIGN(Nvrtc * nvrtc, openNvrtc(state));
+  CompileRequest request;
+  request.source = p.rendered.source;
+  request.target = p.plan.target;
+  request.options = compileOptions(p.plan);
+  PHASEC_ASSIGN(CompiledKernel kernel, nvrtc->compile(request));
+  Compiled c;
+  c.artefact = describe(layers, p);
+  c.artefact.toolchain = kernel.toolchain;
+  c.artefact.resources = resourcesJson(p.target, kernel.resources);
+  c.artefact.payload = std::move(kernel.cubin);
+  c.listing.source = p.rendered.source;
+  c.listing.ptx = std::move(kernel.ptx);
+  c.evidence.log = std::move(kernel.log);
+  return c;
+}
+
+Result<Compiled> compile(RuntimeState &state, const Layers &layers, const Prepared &p, const Miss &miss) {
+  std::string why = miss.reasons.empty() ? "nothing like it is cached" : miss.reasons.front().text();
+  state.log("first call for this config: compiling @" + layers.name() + " for " + p.target + " " + p.query.key.brief() + ": " + why);
+  auto start = std::chrono::steady_clock::now();
+  Result<Compiled> c = state.simulated() ? compileSim(state, layers, p) : compileCuda(state, layers, p);
+  if (!c) return c;
+  c->evidence.compile_us = int64_t(microsecondsSince(start));
+  dump(state, *c);
+  return c;
+}
+
+/// jit = off and a sealed runtime end here, with the explanation.
+Status permitted(const RuntimeState &state, const Layers &layers, const Miss &miss) {
+  if (state.options.jit != Jit::Off && !state.sealed) {
+    if (state.options.jit == Jit::Warn) state.log("jit: " + miss.text());
+    return {};
+  }
+  return {ErrorKind::CacheMiss, std::string(state.sealed ? "sealed" : "jit = off") + ": no cache layer has @" + layers.name() + "\n" +
+                                    miss.text()};
+}
+
+Result<Hit> fetch(RuntimeState &state, const Layers &layers, const Prepared &p, KernelState &kernel) {
+  if (auto hit = state.cache->lookup(p.query)) return std::move(*hit);
+  kernel.miss = state.cache->miss(p.query);
+  PHASEC_TRY(permitted(state, layers, *kernel.miss));
+  if (state.options.prove) PHASEC_TRY(prove(p.plan, layers.module()));
+  auto start = std::chrono::steady_clock::now();
+  ObtainHooks hooks;
+  hooks.on_wait = [&](const Waiting &w) { state.log(w.text()); };
+  PHASEC_ASSIGN(Hit hit, state.cache->obtain(p.query, [&] { return compile(state, layers, p, *kernel.miss); }, hooks));
+  kernel.compile_us = microsecondsSince(start);
+  return hit;
+}
+
+} // namespace
+
+Result<Runtime> Runtime::open(const RuntimeOptions &options) {
+  auto state = std::make_shared<RuntimeState>();
+  state->options = options;
+  state->templates = Templates::embedded();
+  if (!options.templates_dir.empty()) {
+    PHASEC_ASSIGN(state->templates, Templates::overlaid(options.templates_dir));
+  }
+  if (options.device == DeviceChoice::Cuda || options.device == DeviceChoice::Auto) {
+    auto cuda = openCuda(options.cuda_path, options.ordinal);
+    if (cuda) state->device = cuda.take();
+    else if (options.device == DeviceChoice::Cuda) return cuda.status();
+    else state->cuda_problem = cuda.status().text();
+  }
+  if (!state->device && options.device != DeviceChoice::None) {
+    if (!state->cuda_problem.empty()) state->log("no CUDA device, simulating: " + state->cuda_problem);
+    state->device = openSim({options.sim_seed, options.sim_ctas});
+  }
+  PHASEC_ASSIGN(state->cache, Cache::open(options.cache));
+  return Runtime(std::move(state));
+}
+
+Result<Kernel> Runtime::prepare(const Layers &layers, const Schedule &schedule) {
+  PHASEC_ASSIGN(Prepared p, prepareQuery(*state_, layers, schedule));
+  auto kernel = std::make_shared<KernelState>();
+  kernel->runtime = state_;
+  kernel->module = std::shared_ptr<const ir::Module>(std::make_shared<Layers>(layers), &layers.module());
+  kernel->key = p.query.key;
+  PHASEC_ASSIGN(kernel->hit, fetch(*state_, layers, p, *kernel));
+  kernel->source_digest = tokenDigest(p.rendered.source);
+  kernel->source = std::move(p.rendered.source);
+  kernel->plan = std::move(p.plan);
+  if (state_->device) {
+    auto start = std::chrono::steady_clock::now();
+    PHASEC_ASSIGN(kernel->loaded, state_->device->load(kernel->hit.artefact->payload, kKernelName));
+    kernel->load_us = microsecondsSince(start);
+  }
+  return Kernel(std::move(kernel));
+}
+
+Result<Runtime::Explanation> Runtime::explain(const Layers &layers, const Schedule &schedule) {
+  PHASEC_ASSIGN(Prepared p, prepareQuery(*state_, layers, schedule));
+  Explanation e;
+  e.key = p.query.key;
+  e.source = std::move(p.rendered.source);
+  e.sections = p.query.sections;
+  e.hit = state_->cache->lookup(p.query);
+  if (!e.hit) e.miss = state_->cache->explain(p.query);
+  return e;
+}
+
+Cache &Runtime::cache() { return *state_->cache; }
+Device &Runtime::device() { return *state_->device; }
+bool Runtime::hasDevice() const { return state_->device != nullptr; }
+const RuntimeOptions &Runtime::options() const { return state_->options; }
+const std::string &Runtime::cudaProblem() const { return state_->cuda_problem; }
+void Runtime::seal() { state_->sealed = true; }
+
+const Key &Kernel::key() const { return state_->key; }
+const Plan &Kernel::plan() const { return state_->plan; }
+const std::string &Kernel::source() const { return state_->source; }
+const std::string &Kernel::sourceDigest() const { return state_->source_digest; }
+const Hit &Kernel::provenance() const { return state_->hit; }
+const std::optional<Miss> &Kernel::miss() const { return state_->miss; }
+double Kernel::compileMicroseconds() const { return state_->compile_us; }
+double Kernel::loadMicroseconds() const { return state_->load_us; }
+int64_t Kernel::workspaceBytes() const { return state_->plan.workspace_bytes; }
+int Kernel::ctas() const {
+  if (state_->plan.ctas_pinned) return state_->plan.ctas_pinned;
+  return state_->runtime->device ? state_->runtime->device->info().sms : state_->plan.target->sm_counts.front();
+}
+
+} // namespace phasec

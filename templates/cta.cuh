@@ -1,0 +1,109 @@
+// cta.cuh: where a thread block stands in the launch: its instance's table, the workspace, this step's tokens, the events.
+#pragma once
+#include "base.cuh"
+#include "numeric.cuh"
+#include "ptx.cuh"
+
+/// The launch parameter: 64-bit table entries per instance, the workspace, and the calls (steps, counted over instances)
+/// that this launch covers: all of them in a cooperative launch; a run without events when the device refused that.
+struct Args {
+  const u64 *table;
+  u8 *workspace;
+  i32 call_begin, call_end;
+};
+
+/// Words at the head of the workspace.
+enum : int { kCounterEpoch = 0, kCounterExit = 1, kCounterRefused = 2 };
+
+struct Cta {
+  const u64 *launch_table; ///< of instance 0; also holds this step's arrays
+  const u64 *table;        ///< of the instance being computed
+  u8 *workspace;
+  u32 *counters;
+  u8 *shared;
+  int cta, ctas, warp, lane;
+  int tokens, sequences;   ///< of this step
+  u32 epoch;               ///< launches this workspace has completed
+  u32 round;               ///< epoch * occurrences of this body + its occurrence: what events count in
+  i32 call_begin, call_end;
+
+  PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
+};
+
+/// A buffer that the host bound: entry `Entry` of the launch table.
+template <class T, int Entry> struct Bound {
+  using Type = T;
+  PHASEC_DEVICE static T *at(const Cta &cta) { return (T *)cta.table[Entry]; }
+};
+/// A buffer inside the workspace.
+template <class T, i64 Offset> struct Local {
+  using Type = T;
+  PHASEC_DEVICE static T *at(const Cta &cta) { return (T *)(cta.workspace + Offset); }
+};
+/// The absent buffer.
+struct Absent {
+  using Type = float;
+  PHASEC_DEVICE static float *at(const Cta &) { return nullptr; }
+};
+template <class A, class B> inline constexpr bool is_same = false;
+template <class A> inline constexpr bool is_same<A, A> = true;
+template <class R> inline constexpr bool present = !is_same<R, Absent>;
+
+/// Splits n items over parts: the first item of part i.
+PHASEC_DEVICE int share(int n, int i, int parts) { return int((i64)n * i / parts); }
+
+namespace event {
+
+/// Counters only grow: round r is complete when the counter has reached (r + 1) * arrivals, modulo 2^32. The signed
+/// difference stays right across the wrap as long as a waiter is less than 2^31 arrivals behind.
+PHASEC_DEVICE bool reached(const u32 *counter, u32 target) { return i32(ptx::load_acquire(counter) - target) >= 0; }
+
+PHASEC_DEVICE void spin(const u32 *counter, u32 target) {
+  while (!reached(counter, target)) ptx::spin_pause();
+}
+
+/// The whole CTA has written what the event promises: one arrival. All threads call.
+template <class E> PHASEC_DEVICE void arrive(const Cta &cta) {
+  ptx::sync_cta();
+  if (ptx::thread() == 0) ptx::arrive_release(cta.counters + E::counter, 1u);
+}
+
+/// One warp has written its part of `slice`: `weight` arrivals. All lanes call.
+template <class E> PHASEC_DEVICE void arrive_warp(const Cta &cta, int slice, u32 weight) {
+  ptx::sync_warp();
+  if (cta.lane == 0) ptx::arrive_release(cta.counters + E::counter + slice, weight);
+}
+
+/// Waits until everything that the event orders before `slice` is visible to the whole CTA. All threads call.
+template <class E> PHASEC_DEVICE void await(const Cta &cta, int slice) {
+  u32 arrivals = E::grid ? u32(cta.ctas) : u32(E::arrivals(slice));
+  if (ptx::thread() == 0) spin(cta.counters + E::counter + slice, (cta.round + 1u) * arrivals);
+  ptx::sync_cta();
+}
+
+/// True for the warp that arrives last of `n`; resets the counter, whose next use is ordered behind this one by events.
+/// Everything the other arrivers wrote is then visible to this warp. All lanes call and agree.
+PHASEC_DEVICE bool elect_warp(const Cta &cta, int counter, u32 n) {
+  ptx::sync_warp();
+  u32 old = 0;
+  if (cta.lane == 0) {
+    old = ptx::add_acq_rel(cta.counters + counter, 1u);
+    if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);
+  }
+  old = ptx::shfl(old, 0);
+  return old == n - 1u;
+}
+
+/// The same for whole CTAs; `flag` is a word of shared memory.
+PHASEC_DEVICE bool elect_cta(const Cta &cta, int counter, u32 n, u32 *flag) {
+  ptx::sync_cta();
+  if (ptx::thread() == 0) {
+    u32 old = ptx::add_acq_rel(cta.counters + counter, 1u);
+    if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);
+    *flag = old;
+  }
+  ptx::sync_cta();
+  return *flag == n - 1u;
+}
+
+} // namespace event

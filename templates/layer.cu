@@ -1,0 +1,78 @@
+//@ banner
+// layer.cu: the skeleton of every kernel. The lines between //@ markers are an example (W_O alone, bf16) and are replaced by
+// the renderer; the rest is kept.
+//@ end
+//@ target
+#define PHASEC_SM 90
+//@ end
+//@ includes
+#include "core/exact/bf16.cuh"
+#include "launch.cuh"
+#include "math/exact.cuh"
+#include "phases/gather.cuh"
+#include "phases/wo.cuh"
+//@ end
+
+//@ config
+struct Launch {
+  using L = Launch;
+  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, stage_bytes = 4096;
+  static constexpr int ring_offset = 0, barriers_offset = 32768, fold_offset = 32832, fold_buffers = 2, fold_bytes = 2048;
+  static constexpr int fold_sync_offset = 36928, scratch_offset = 36992, operand_offset = 37120;
+  static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, calls = 1, instance_counter = 3;
+};
+//@ end
+
+//@ phases
+// %p = wo %a, %w_o   bf16[64, 128]
+PHASEC_TABLE int wo_segments[] = {0, 2, 0, 128};
+struct Wo : Launch {
+  static constexpr int rows = 64, cols = 128, tiles = 4, granules = 2, slots = 1, segments = 1, operand_stride = 136;
+  static constexpr int weight = 1, scale_entry = -1, elections = 4;
+  static constexpr auto assignment = gemv::Assignment::Balanced;
+  static constexpr auto fold = gemv::Fold::Direct;
+  static constexpr auto scale = gemv::Scale::None;
+  using Format = weights::bf16;
+  using Transform = operand::Plain;
+  using X = Bound<bf16, 2>;
+  using Slots = Absent;
+  PHASEC_DEVICE static const int *segment_table() { return wo_segments; }
+  PHASEC_DEVICE static void await(const Cta &, int) {}
+};
+// %h = gather %p, %x
+struct Gather : Launch {
+  using Residual = Bound<bf16, 3>;
+  using Y = Bound<float, 4>;
+};
+//@ end
+
+//@ program
+struct Program {
+  PHASEC_DEVICE static int calls_begin(int) { return 0; }
+  PHASEC_DEVICE static int steps_begin(int) { return 0; }
+  PHASEC_DEVICE static int steps_end(int) { return 1; }
+  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Ring<Launch> &ring) {
+    return gemv::fetch<Wo>(cta, table, ring);
+  }
+  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int) {
+    gemv::run<Wo, gather::Finish<Gather>, Program>(cta, ring, folded);
+  }
+};
+//@ end
+
+PHASEC_KERNEL(Launch::threads) phasec_layer(const __grid_constant__ Args args) {
+  Cta cta = launch::open<Launch>(args);
+  if (launch::refuse<Launch>(cta)) return;
+  Ring<Launch> ring;
+  ring.open(cta);
+  ptx::sync_cta();
+  stream::prime<Program>(cta, ring);
+  u32 folded = 0;
+  for (int instance = 0; instance < Launch::instances; instance++) {
+    cta.table = cta.launch_table + (i64)instance * Launch::table_entries;
+    Program::run(cta, ring, folded, instance);
+    if (instance + 1 < Launch::instances) launch::next_instance<Launch, Program>(cta, instance);
+  }
+  launch::close<Launch>(cta);
+}
+PHASEC_KERNEL_ENTRY(phasec_layer, Args)

@@ -1,0 +1,144 @@
+// ptx.cuh: every instruction that CUDA C++ does not spell, and nothing else. Each helper has its PTX body here and a twin
+// of the same name and contract in runtime/sim/shim.h; nothing outside this file contains inline assembly.
+#pragma once
+#include "base.cuh"
+
+#if defined(__CUDACC__) && !defined(PHASEC_SIM)
+namespace ptx {
+
+// ---- who am I -------------------------------------------------------------------------------------------------------
+PHASEC_DEVICE int thread() { return int(threadIdx.x); }
+PHASEC_DEVICE int lane() { return int(threadIdx.x & 31u); }
+PHASEC_DEVICE int warp() { return int(threadIdx.x >> 5); }
+PHASEC_DEVICE int cta() { return int(blockIdx.x); }
+PHASEC_DEVICE int ctas() { return int(gridDim.x); }
+/// The CTA's dynamic shared memory, 128-byte aligned.
+PHASEC_DEVICE u8 *shared_base() {
+  extern __shared__ __align__(128) u8 phasec_shared[];
+  return phasec_shared;
+}
+
+// ---- CTA and warp synchronisation -----------------------------------------------------------------------------------
+PHASEC_DEVICE void sync_cta() { __syncthreads(); }
+PHASEC_DEVICE void sync_warp() { __syncwarp(); }
+PHASEC_DEVICE u32 shfl(u32 v, int source_lane) { return __shfl_sync(0xffffffffu, v, source_lane); }
+PHASEC_DEVICE u32 shfl_xor(u32 v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+
+// ---- bits -----------------------------------------------------------------------------------------------------------
+PHASEC_DEVICE u32 bits(float v) { return __float_as_uint(v); }
+PHASEC_DEVICE float from_bits(u32 v) { return __uint_as_float(v); }
+/// IEEE fused multiply-add, round to nearest even; never contracted or split.
+PHASEC_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+/// Correctly rounded square root and quotient.
+PHASEC_DEVICE float sqrt(float v) { return __fsqrt_rn(v); }
+PHASEC_DEVICE float div(float a, float b) { return __fdiv_rn(a, b); }
+
+/// Sum over the warp's lanes in the order of an xor butterfly 16, 8, 4, 2, 1; every lane gets the same bits.
+PHASEC_DEVICE float butterfly_sum(float v) {
+#pragma unroll
+  for (int mask = 16; mask >= 1; mask >>= 1) v = v + from_bits(shfl_xor(bits(v), mask));
+  return v;
+}
+/// Maximum over the warp's lanes.
+PHASEC_DEVICE float butterfly_max(float v) {
+#pragma unroll
+  for (int mask = 16; mask >= 1; mask >>= 1) {
+    float o = from_bits(shfl_xor(bits(v), mask));
+    v = v < o ? o : v;
+  }
+  return v;
+}
+
+// ---- grid-scope counters (events and elections) -----------------------------------------------------------------------
+PHASEC_DEVICE void arrive_release(u32 *counter, u32 n) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(n) : "memory");
+}
+PHASEC_DEVICE u32 load_acquire(const u32 *counter) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
+  return v;
+}
+/// Adds and returns the old value; orders everything before it and after it at GPU scope.
+PHASEC_DEVICE u32 add_acq_rel(u32 *counter, u32 n) {
+  u32 v;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(v) : "l"(counter), "r"(n) : "memory");
+  return v;
+}
+PHASEC_DEVICE void store_relaxed(u32 *counter, u32 n) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(n) : "memory");
+}
+/// Called inside spin loops; lets another fiber run on sim.
+PHASEC_DEVICE void spin_pause() {}
+/// Adds to a counter in shared memory and returns the old value; acquire and release at CTA scope.
+PHASEC_DEVICE u32 add_shared(u32 *counter, u32 n) {
+  u32 v;
+  asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], %2;"
+               : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))), "r"(n) : "memory");
+  return v;
+}
+
+// ---- mbarriers --------------------------------------------------------------------------------------------------------
+PHASEC_DEVICE u32 shared_address(const void *p) { return u32(__cvta_generic_to_shared(p)); }
+PHASEC_DEVICE void mbar_init(u64 *bar, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals) : "memory");
+}
+/// Makes initialised mbarriers visible to the copy engine; follow with sync_cta().
+PHASEC_DEVICE void mbar_init_fence() {
+#if PHASEC_SM >= 90
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+PHASEC_DEVICE void mbar_arrive(u64 *bar) {
+  asm volatile("{\n .reg .b64 t;\n mbarrier.arrive.shared::cta.b64 t, [%0];\n}" ::"r"(shared_address(bar)) : "memory");
+}
+/// Waits until the phase with this parity has completed. `stream_wait` is the same, for the consumer of a ring (counted
+/// once per warp on sim).
+PHASEC_DEVICE void mbar_wait(u64 *bar, u32 parity) {
+#if PHASEC_SM >= 90
+  asm volatile("{\n .reg .pred p;\n W:\n mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n @p bra D;\n bra W;\n D:\n}" ::
+                   "r"(shared_address(bar)), "r"(parity) : "memory");
+#else
+  asm volatile("{\n .reg .pred p;\n W:\n mbarrier.test_wait.parity.shared.b64 p, [%0], %1;\n @p bra D;\n bra W;\n D:\n}" ::
+                   "r"(shared_address(bar)), "r"(parity) : "memory");
+#endif
+}
+PHASEC_DEVICE void stream_wait(u64 *bar, u32 parity) { mbar_wait(bar, parity); }
+
+// ---- the byte stream --------------------------------------------------------------------------------------------------
+// One stage of a warp's ring is filled by one or more stream_copy calls, all made by the whole warp (convergent), opened by
+// one stream_expect with the sum of their bytes. The stage's mbarrier is initialised with stream_arrivals() and completes
+// one phase when all bytes have landed. Source, destination and size are multiples of 16.
+PHASEC_DEVICE int stream_arrivals() {
+#if PHASEC_SM >= 90
+  return 1;
+#else
+  return 32;
+#endif
+}
+PHASEC_DEVICE void stream_expect(u64 *bar, u32 bytes) {
+#if PHASEC_SM >= 90
+  if (lane() == 0)
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
+#endif
+}
+/// Copies global to shared. evict_first: the bytes are read once (weights).
+PHASEC_DEVICE void stream_copy(void *to, const void *from, u32 bytes, u64 *bar, bool evict_first) {
+#if PHASEC_SM >= 90
+  if (lane() == 0)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+                     "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(bar)),
+                 "l"(evict_first ? 0x12F0000000000000ull : 0x1000000000000000ull) : "memory");
+#else
+  for (u32 i = u32(lane()) * 16u; i < bytes; i += 512u)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + i), "l"((const u8 *)from + i) : "memory");
+#endif
+}
+/// Closes the stage opened by stream_expect after its last stream_copy.
+PHASEC_DEVICE void stream_commit(u64 *bar) {
+#if PHASEC_SM < 90
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(bar)) : "memory");
+#endif
+}
+
+} // namespace ptx
+#endif // CUDA

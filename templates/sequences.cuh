@@ -1,0 +1,26 @@
+// sequences.cuh: which sequence and position a token has, and where a row lies in a paged KV cache.
+#pragma once
+#include "cta.cuh"
+
+namespace sequences {
+
+/// Accessors of the step's arrays; S names their table entries.
+template <class S> PHASEC_DEVICE const i32 *first(const Cta &cta) { return (const i32 *)cta.launch_table[S::seq_first]; }
+template <class S> PHASEC_DEVICE const i32 *context(const Cta &cta) { return (const i32 *)cta.launch_table[S::seq_context]; }
+
+/// The sequence that owns `token`.
+template <class S> PHASEC_DEVICE int of_token(const Cta &cta, int token) {
+  const i32 *f = first<S>(cta);
+  int s = 0;
+  while (s + 1 < cta.sequences && f[s + 1] <= token) s++;
+  return s;
+}
+
+/// Byte offset of row `row` of sequence `s` for KV head `head`, relative to the K or V base of a cache.
+template <class S> PHASEC_DEVICE i64 row_offset(const Cta &cta, const u64 *table, int s, int row, int head) {
+  const i32 *pages = (const i32 *)cta.launch_table[S::page_table] + (i64)s * (i64)cta.launch_table[S::page_table_stride];
+  return (i64)pages[row / S::page] * (i64)table[S::page_stride] + (i64)(row % S::page) * (i64)table[S::row_stride] +
+         (i64)head * (i64)table[S::head_stride];
+}
+
+} // namespace sequences

@@ -1,0 +1,37 @@
+// nvfp4.cuh: NVFP4 weight granules: 576 bytes: 512 of e2m1 codes, 64 of e4m3 block scales (one per row and 16 k).
+//
+// A lane's 32-bit word j holds k = 4j .. 4j+3 of its sixteen, of both its rows, as two equal 16-bit halves (even and odd k)
+// of four codes each ("pack-R"): (sign bit | magnitude bits)  v0 = 15 | 11:9, v1 = 12 | 8:6, v2 = 14 | 5:3, v3 = 13 | 2:0.
+// v0, v1 are rows r, r + 8 of the first pair of k, v2, v3 of the second. One mask, or two masks and two shifts, turn a word
+// into f16 pairs that hold the values times 2^-14.
+// The scales of rows r and r + 8 stand together: 8 bytes, four blocks of r, then four of r + 8.
+#pragma once
+#include "layout.cuh"
+
+namespace weights {
+
+struct nvfp4 {
+  enum : int { granule_bytes = 576, codes_bytes = 512 };
+
+  struct Place {
+    int word, sign, magnitude; ///< u32 index and bit positions
+  };
+  PHASEC_DEVICE static Place place(int row, int k) {
+    int in = k & 15, pair = ((in >> 1) & 1) * 2 + (row >> 3), half = (in & 1) * 16;
+    int sign = pair == 0 ? 15 : pair == 1 ? 12 : pair == 2 ? 14 : 13;
+    return Place{owner(row, k) * 4 + (in >> 2), half + sign, half + 9 - 3 * pair};
+  }
+  /// Packer: stores the e2m1 code (sign at bit 3) of (row, k) into a zeroed granule.
+  PHASEC_DEVICE static void put(u8 *granule, int row, int k, u32 code) {
+    Place p = place(row, k);
+    ((u32 *)granule)[p.word] |= ((code >> 3) << p.sign) | ((code & 7u) << p.magnitude);
+  }
+  PHASEC_DEVICE static u32 code(const u8 *granule, int row, int k) {
+    Place p = place(row, k);
+    u32 word = ((const u32 *)granule)[p.word];
+    return (((word >> p.sign) & 1u) << 3) | ((word >> p.magnitude) & 7u);
+  }
+  PHASEC_DEVICE static int scale_offset(int row, int k) { return codes_bytes + (row & 7) * 8 + (row >> 3) * 4 + (k >> 4); }
+};
+
+} // namespace weights

@@ -26,7 +26,8 @@ Status syncFile(const std::string &path) {
   return good ? Status() : Status::io("cannot write " + path + ": " + why);
 }
 
-/// Rows in the order given, one transaction, VACUUM: nothing in the file depends on when, where or in which order they came.
+/// Rows in the order given, one transaction, VACUUM: nothing in the file depends on when, where or in which order they
+/// came.
 Status fillBlessed(const std::string &path, size_t count, const EntrySource &entry) {
   PHASEC_ASSIGN(std::unique_ptr<Store> store, Store::createBlessed(path));
   // The staged file is thrown away on any error, so it needs no journal; syncFile() makes the result durable.
@@ -36,7 +37,8 @@ Status fillBlessed(const std::string &path, size_t count, const EntrySource &ent
     for (size_t i = 0; i < count; ++i) {
       PHASEC_ASSIGN(Compiled compiled, entry(i));
       PHASEC_ASSIGN(bool inserted, store->insertRow(compiled));
-      if (!inserted) return Status::internal("two rows of " + compiled.artefact.key.text() + " reached one blessed file");
+      if (!inserted)
+        return Status::internal("two rows of " + compiled.artefact.key.text() + " reached one blessed file");
     }
     PHASEC_TRY(transaction.commit());
   }
@@ -84,9 +86,9 @@ Result<int64_t> sortTickets(std::vector<Ticket> &tickets, const std::vector<std:
     if (first.checksum == ticket.checksum && first.listing_checksum == ticket.listing_checksum) continue;
     auto digestOf = [](const Ticket &one) { return one.checksum + "/" + one.listing_checksum.substr(0, 8); };
     auto originOf = [&](const Ticket &one) { return one.source < origins.size() ? " in " + origins[one.source] : ""; };
-    return Status(ErrorKind::CacheDamage, ticket.key.text() + " by " + ticket.toolchain + " has different bytes: " +
-                                              digestOf(first) + originOf(first) + " and " + digestOf(ticket) +
-                                              originOf(ticket) + "; compile it again in one place");
+    return Status(ErrorKind::CacheDamage, ticket.key.text() + " by " + ticket.toolchain +
+                                              " has different bytes: " + digestOf(first) + originOf(first) + " and " +
+                                              digestOf(ticket) + originOf(ticket) + "; compile it again in one place");
   }
   int64_t dropped = int64_t(tickets.size() - unique.size());
   tickets = std::move(unique);
@@ -175,8 +177,10 @@ void flatten(const llvm::json::Value &value, const std::string &path, std::map<s
 std::map<std::string, std::string> resourceMap(const std::string &json) {
   std::map<std::string, std::string> out;
   llvm::Expected<llvm::json::Value> value = llvm::json::parse(json);
-  if (value) flatten(*value, "", out);
-  else llvm::consumeError(value.takeError());
+  if (value)
+    flatten(*value, "", out);
+  else
+    llvm::consumeError(value.takeError());
   return out;
 }
 
@@ -229,8 +233,10 @@ Result<StoreDiff> diffStores(const std::string &a, const std::string &b) {
   auto record = [&](const EntryInfo &from, const EntryInfo &to) {
     bool same = from.key == to.key && from.toolchain == to.toolchain && from.checksum == to.checksum &&
                 from.listing_checksum == to.listing_checksum;
-    if (same) ++diff.same;
-    else diff.changed.push_back(changeOf(from, to));
+    if (same)
+      ++diff.same;
+    else
+      diff.changed.push_back(changeOf(from, to));
   };
   auto by_row = [](const EntryInfo &info) { return info.key.text() + info.toolchain; };
   auto by_key = [](const EntryInfo &info) { return info.key.text(); };

@@ -128,7 +128,9 @@ Database::Database(Database &&other) noexcept
 Database::~Database() { sqlite3_close_v2(database_); }
 
 Result<Database> Database::open(const std::string &path, Mode mode) {
-  const char *query = mode == Mode::ReadWrite ? "?mode=rwc" : mode == Mode::ReadOnly ? "?mode=ro" : "?mode=ro&immutable=1";
+  const char *query = mode == Mode::ReadWrite  ? "?mode=rwc"
+                      : mode == Mode::ReadOnly ? "?mode=ro"
+                                               : "?mode=ro&immutable=1";
   int flags = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX |
               (mode == Mode::ReadWrite ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY);
   sqlite3 *handle = nullptr;

@@ -23,7 +23,9 @@ class Statement {
 public:
   Statement() = default;
   Statement(sqlite3_stmt *statement, const std::string *path) : statement_(statement), path_(path) {}
-  Statement(Statement &&other) noexcept : statement_(other.statement_), path_(other.path_) { other.statement_ = nullptr; }
+  Statement(Statement &&other) noexcept : statement_(other.statement_), path_(other.path_) {
+    other.statement_ = nullptr;
+  }
   Statement &operator=(Statement &&other) noexcept;
   ~Statement();
 

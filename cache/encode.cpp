@@ -51,10 +51,14 @@ int hexValue(char c) {
 
 void escapeInto(std::string &out, std::string_view text) {
   for (char c : text) {
-    if (c == '\\') out += "\\\\";
-    else if (c == '\t') out += "\\t";
-    else if (c == '\n') out += "\\n";
-    else out += c;
+    if (c == '\\')
+      out += "\\\\";
+    else if (c == '\t')
+      out += "\\t";
+    else if (c == '\n')
+      out += "\\n";
+    else
+      out += c;
   }
 }
 
@@ -218,10 +222,14 @@ std::optional<Key> Key::parse(std::string_view text) {
 
 const char *name(CacheLayer layer) {
   switch (layer) {
-  case CacheLayer::Memory: return "memory";
-  case CacheLayer::Blessed: return "blessed";
-  case CacheLayer::User: return "user";
-  case CacheLayer::Compiled: return "compiled";
+  case CacheLayer::Memory:
+    return "memory";
+  case CacheLayer::Blessed:
+    return "blessed";
+  case CacheLayer::User:
+    return "user";
+  case CacheLayer::Compiled:
+    return "compiled";
   }
   return "unknown";
 }

@@ -1,5 +1,5 @@
-// explain.cpp: see explain.h. One difference of inputs may drag others along (a layer that gains a format also uses one more
-// template), so causes are ranked before consequences.
+// explain.cpp: see explain.h. One difference of inputs may drag others along (a layer that gains a format also uses one
+// more template), so causes are ranked before consequences.
 #include "cache/explain.h"
 
 #include <llvm/Support/JSON.h>
@@ -19,8 +19,8 @@ struct Group {
 };
 
 constexpr Group kGroups[] = {
-    {"damage", 0, 1},   {"wo_split", 1, 10},   {"knob", 2, 12},    {"template", 3, 40},     {"ir", 4, 2000},
-    {"other", 5, 100},  {"target", 6, 400},    {"options", 7, 100}, {"abi", 8, 400},       {"toolchain", 9, 5},
+    {"damage", 0, 1},           {"wo_split", 1, 10}, {"knob", 2, 12},     {"template", 3, 40}, {"ir", 4, 2000},
+    {"other", 5, 100},          {"target", 6, 400},  {"options", 7, 100}, {"abi", 8, 400},     {"toolchain", 9, 5},
     {"templates used", 10, 30}, {"derived", 11, 1},
 };
 
@@ -116,8 +116,13 @@ std::string Reason::text() const {
   if (section == "damage") return "damage: " + to;
   bool is_template = startsWith(section, "template ");
   if (from.empty() && to.empty()) return section + " changed";
-  if (from.empty()) return section + (is_template ? " now used" : " added: ") + (is_template ? "" : is_digest ? shortened(to) : to);
-  if (to.empty()) return section + (is_template ? " no longer used" : " dropped: ") + (is_template ? "" : is_digest ? shortened(from) : from);
+  if (from.empty())
+    return section + (is_template ? " now used" : " added: ") + (is_template ? "" : is_digest ? shortened(to) : to);
+  if (to.empty())
+    return section + (is_template ? " no longer used" : " dropped: ") +
+           (is_template ? ""
+            : is_digest ? shortened(from)
+                        : from);
   if (is_digest) return section + " changed (digest " + shortened(from) + " -> " + shortened(to) + ")";
   return section + " " + from + " -> " + to;
 }
@@ -140,8 +145,10 @@ std::string Miss::text() const {
 std::string Miss::json() const {
   llvm::json::Array list;
   for (const Reason &reason : reasons)
-    list.push_back(llvm::json::Object{
-        {"section", utf8(reason.section)}, {"from", utf8(reason.from)}, {"to", utf8(reason.to)}, {"text", utf8(reason.text())}});
+    list.push_back(llvm::json::Object{{"section", utf8(reason.section)},
+                                      {"from", utf8(reason.from)},
+                                      {"to", utf8(reason.to)},
+                                      {"text", utf8(reason.text())}});
   llvm::json::Value near = nullptr;
   if (nearest)
     near = llvm::json::Object{{"key", nearest->key.text()},

@@ -1,4 +1,5 @@
-// layers.cpp: asking the layers in order, explaining a miss, opening, closing and forking. Making what is missing: obtain.cpp.
+// layers.cpp: asking the layers in order, explaining a miss, opening, closing and forking. Making what is missing:
+// obtain.cpp.
 #include "cache/layers.h"
 #include "cache/explain.h"
 #include "cache/trust.h"
@@ -10,9 +11,9 @@
 namespace phasec {
 
 // ---- fork ------------------------------------------------------------------------------------------------------
-// SQLite remembers per inode which locks the process holds, and a child inherits that memory but not the locks. So no user
-// connection is open across a fork: it is closed before and opened again when somebody needs it. A child made without fork
-// handlers (raw clone) is recognised by the pid in every handle and does without the user file.
+// SQLite remembers per inode which locks the process holds, and a child inherits that memory but not the locks. So no
+// user connection is open across a fork: it is closed before and opened again when somebody needs it. A child made
+// without fork handlers (raw clone) is recognised by the pid in every handle and does without the user file.
 
 namespace {
 
@@ -115,9 +116,10 @@ Result<std::unique_ptr<Store>> openBlessedFile(const BlessedFile &file, bool str
       PHASEC_ASSIGN(wanted, readSidecar(file.path));
     }
     if (digest != wanted)
-      return Status(ErrorKind::CacheDamage, file.path + " has SHA-256 " + digest + ", but " +
-                                                (file.sha256.empty() ? sidecarPath(file.path) + " says " : "pinned is ") +
-                                                wanted + "; bless it again or correct the digest");
+      return Status(ErrorKind::CacheDamage,
+                    file.path + " has SHA-256 " + digest + ", but " +
+                        (file.sha256.empty() ? sidecarPath(file.path) + " says " : "pinned is ") + wanted +
+                        "; bless it again or correct the digest");
   }
   return Store::openBlessed(file.path);
 }
@@ -172,12 +174,12 @@ void Cache::Impl::degrade(const std::string &cause, const std::string &text) {
 std::map<std::string, int64_t> Cache::Impl::persistentCounters() const {
   std::lock_guard lock(counters_mutex);
   std::map<std::string, int64_t> out = {
-      {"hits_memory", counters.hits_memory},   {"hits_blessed", counters.hits_blessed},
-      {"hits_user", counters.hits_user},       {"misses", counters.misses},
-      {"compiles", counters.compiles},         {"published", counters.published},
-      {"races_lost", counters.races_lost},     {"waits", counters.waits},
+      {"hits_memory", counters.hits_memory},     {"hits_blessed", counters.hits_blessed},
+      {"hits_user", counters.hits_user},         {"misses", counters.misses},
+      {"compiles", counters.compiles},           {"published", counters.published},
+      {"races_lost", counters.races_lost},       {"waits", counters.waits},
       {"wait_timeouts", counters.wait_timeouts}, {"damaged_rows", counters.damaged_rows},
-      {"quarantined", counters.quarantined},   {"files_set_aside", user.filesSetAside()},
+      {"quarantined", counters.quarantined},     {"files_set_aside", user.filesSetAside()},
       {"degraded", counters.degraded},
   };
   for (const auto &[reason, count] : counters.misses_by_reason) out["miss:" + reason] = count;
@@ -202,7 +204,8 @@ std::vector<LayerState> Cache::layers() const {
     out.push_back({CacheLayer::Blessed, layer.path, layer.store != nullptr, false, layer.problem});
   if (self.user.wanted()) {
     Store *store = self.user.store();
-    out.push_back({CacheLayer::User, self.user.path(), store != nullptr, store && store->writable(), self.user.problem()});
+    out.push_back(
+        {CacheLayer::User, self.user.path(), store != nullptr, store && store->writable(), self.user.problem()});
   }
   return out;
 }
@@ -248,8 +251,8 @@ std::optional<Hit> Cache::Impl::lookupFiles(const Query &query) {
     if (found->damaged) {
       count(&CacheCounters::damaged_rows, found->damaged);
       count(&CacheCounters::quarantined, found->quarantined);
-      damaged[query.key] = "the row in " + path + " failed its checksum and was " +
-                           (found->quarantined ? "moved aside" : "ignored");
+      damaged[query.key] =
+          "the row in " + path + " failed its checksum and was " + (found->quarantined ? "moved aside" : "ignored");
       degrade("damage " + path, damaged[query.key]);
     }
     return found->artefact != nullptr;
@@ -369,8 +372,8 @@ Result<Listing> Cache::listing(const Key &key, const std::string &toolchain) {
     if (found.ok() && *found) return **found;
   }
   if (self.user.store()) {
-    Result<std::optional<Listing>> found = self.user.with<std::optional<Listing>>(
-        false, [&](Store &store) { return store.listing(key, toolchain); });
+    Result<std::optional<Listing>> found =
+        self.user.with<std::optional<Listing>>(false, [&](Store &store) { return store.listing(key, toolchain); });
     if (found.ok() && *found) return **found;
   }
   return Status::input("no layer has source and PTX of " + key.text() + " by " + toolchain);
@@ -380,8 +383,8 @@ std::optional<std::string> Cache::note(const std::string &kind, const std::strin
   Impl &self = impl();
   std::lock_guard lock(self.files_mutex);
   if (!self.user.store()) return std::nullopt;
-  Result<std::optional<std::string>> found = self.user.with<std::optional<std::string>>(
-      false, [&](Store &store) { return store.note(kind, subject); });
+  Result<std::optional<std::string>> found =
+      self.user.with<std::optional<std::string>>(false, [&](Store &store) { return store.note(kind, subject); });
   return found.ok() ? *found : std::nullopt;
 }
 

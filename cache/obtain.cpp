@@ -70,8 +70,10 @@ Result<Hit> Cache::Impl::obtain(const Query &query, const CompileFn &compile, co
       }
       std::lock_guard lock(flight->mutex);
       flight->done = true;
-      if (result.ok()) flight->hit = *result;
-      else flight->error = result.status(), flight->cancelled = hooks.cancelled && hooks.cancelled();
+      if (result.ok())
+        flight->hit = *result;
+      else
+        flight->error = result.status(), flight->cancelled = hooks.cancelled && hooks.cancelled();
       flight->landed.notify_all();
       return result;
     }

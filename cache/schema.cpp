@@ -1,5 +1,6 @@
-// schema.cpp: the tables. A file is ours only when sqlite_master holds exactly these texts: a planted trigger or view is
-// "foreign" like any other surprise. Artefact and listing are two tables so that a hit never walks over source and PTX.
+// schema.cpp: the tables. A file is ours only when sqlite_master holds exactly these texts: a planted trigger or view
+// is "foreign" like any other surprise. Artefact and listing are two tables so that a hit never walks over source and
+// PTX.
 #include "cache/schema.h"
 
 #include <set>
@@ -17,12 +18,12 @@ constexpr const char *kArtefactKey = "CREATE UNIQUE INDEX artefact_key ON artefa
 constexpr const char *kListing =
     "CREATE TABLE listing(id INTEGER PRIMARY KEY, checksum BLOB NOT NULL, source BLOB NOT NULL, ptx BLOB NOT NULL)";
 
-constexpr const char *kUse =
-    "CREATE TABLE use(id INTEGER PRIMARY KEY, created_s INTEGER NOT NULL, used_s INTEGER NOT NULL, uses INTEGER NOT NULL, "
-    "host TEXT NOT NULL, compile_us INTEGER NOT NULL, log TEXT NOT NULL)";
-constexpr const char *kQuarantine =
-    "CREATE TABLE quarantine(id INTEGER PRIMARY KEY, found_s INTEGER NOT NULL, why TEXT NOT NULL, wo_split, fingerprint, "
-    "toolchain, layer, target, payload)";
+constexpr const char *kUse = "CREATE TABLE use(id INTEGER PRIMARY KEY, created_s INTEGER NOT NULL, used_s INTEGER NOT "
+                             "NULL, uses INTEGER NOT NULL, "
+                             "host TEXT NOT NULL, compile_us INTEGER NOT NULL, log TEXT NOT NULL)";
+constexpr const char *kQuarantine = "CREATE TABLE quarantine(id INTEGER PRIMARY KEY, found_s INTEGER NOT NULL, why "
+                                    "TEXT NOT NULL, wo_split, fingerprint, "
+                                    "toolchain, layer, target, payload)";
 constexpr const char *kCounter = "CREATE TABLE counter(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID";
 constexpr const char *kNote =
     "CREATE TABLE note(kind TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY(kind, subject)) "
@@ -43,8 +44,8 @@ Status createTables(Database &database, std::initializer_list<const char *> text
 }
 
 Status foreign(const Database &database, const std::string &what) {
-  return {ErrorKind::CacheDamage, database.path() + " is not a phasec cache of schema " +
-                                      std::to_string(kSchemaVersion) + ": " + what};
+  return {ErrorKind::CacheDamage,
+          database.path() + " is not a phasec cache of schema " + std::to_string(kSchemaVersion) + ": " + what};
 }
 
 } // namespace

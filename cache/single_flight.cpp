@@ -79,7 +79,8 @@ HolderRecord readHolder(const std::string &lock_file, int64_t record) {
   close(fd);
   char host[kRecordBytes] = {}, what[kRecordBytes] = {};
   long pid = 0;
-  if (bytes > 0 && std::sscanf(text, "%ld %127s %127[^\n]", &pid, host, what) >= 2 && pid > 0) holder = {pid, host, what};
+  if (bytes > 0 && std::sscanf(text, "%ld %127s %127[^\n]", &pid, host, what) >= 2 && pid > 0)
+    holder = {pid, host, what};
   return holder;
 }
 

@@ -1,8 +1,8 @@
 // single_flight.h: locks between processes: one byte of a file that is never deleted, per key and per compile slot.
 //
-// Open-file-description locks: the kernel drops them when their holder dies, however it dies, and two descriptors of one
-// process exclude each other. The file is a table of 128-byte records; a record's first byte is the lock, its text says
-// who holds it. Record 0 guards the opening and replacing of the user file, then come compile slots, then keys.
+// Open-file-description locks: the kernel drops them when their holder dies, however it dies, and two descriptors of
+// one process exclude each other. The file is a table of 128-byte records; a record's first byte is the lock, its text
+// says who holds it. Record 0 guards the opening and replacing of the user file, then come compile slots, then keys.
 #pragma once
 
 #include "phasec/cache.h"
@@ -64,8 +64,9 @@ struct WaitResult {
   RecordLock lock;
   bool waited = false;
 };
-/// Waits for any one of `records`, until `deadline`, asking `hooks`. Gives up early when the recorded holder is dead: then a
-/// child of it inherited the descriptor and nobody will ever unlock. (With `for_slot` any other holder may still do so.)
+/// Waits for any one of `records`, until `deadline`, asking `hooks`. Gives up early when the recorded holder is dead:
+/// then a child of it inherited the descriptor and nobody will ever unlock. (With `for_slot` any other holder may still
+/// do so.)
 WaitResult waitForRecord(const std::string &lock_file, const std::vector<int64_t> &records, const std::string &what,
                          bool for_slot, std::chrono::steady_clock::time_point deadline, const ObtainHooks &hooks);
 

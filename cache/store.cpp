@@ -1,5 +1,5 @@
-// store.cpp: rows in and out of one database file. A row leaves here only after its checksum was compared; what fails is
-// moved to the quarantine table when the file is ours to write, and is treated as absent either way.
+// store.cpp: rows in and out of one database file. A row leaves here only after its checksum was compared; what fails
+// is moved to the quarantine table when the file is ours to write, and is treated as absent either way.
 #include "cache/store.h"
 
 #include <algorithm>
@@ -34,8 +34,8 @@ RowView viewOf(const Statement &row) {
 }
 
 RowView viewOf(const Artefact &artefact, std::span<const uint8_t> fingerprint, std::string_view sections) {
-  return {artefact.key.wo_split, fingerprint,     artefact.toolchain, artefact.layer,  artefact.target,
-          artefact.config,       artefact.resources, sections,        artefact.payload};
+  return {artefact.key.wo_split, fingerprint,        artefact.toolchain, artefact.layer,  artefact.target,
+          artefact.config,       artefact.resources, sections,           artefact.payload};
 }
 
 std::shared_ptr<const Artefact> artefactOf(const RowView &view) {
@@ -208,18 +208,19 @@ Status Store::forEach(const std::function<void(const EntryInfo &, std::string_vi
 
 Status Store::verifyRows(const std::function<void(const std::string &, const std::string &)> &bad, int64_t &count,
                          int64_t &bytes) {
-  PHASEC_ASSIGN(Statement rows,
-                database_.prepare("SELECT a.wo_split, a.fingerprint, a.toolchain, a.layer, a.target, a.config, a.resources, "
-                                  "a.sections, a.payload, a.checksum, l.source, l.ptx, l.checksum, a.id FROM artefact a "
-                                  "NOT INDEXED LEFT JOIN listing l ON l.id = a.id ORDER BY a.id"));
+  PHASEC_ASSIGN(
+      Statement rows,
+      database_.prepare("SELECT a.wo_split, a.fingerprint, a.toolchain, a.layer, a.target, a.config, a.resources, "
+                        "a.sections, a.payload, a.checksum, l.source, l.ptx, l.checksum, a.id FROM artefact a "
+                        "NOT INDEXED LEFT JOIN listing l ON l.id = a.id ORDER BY a.id"));
   while (true) {
     PHASEC_ASSIGN(bool row, rows.step());
     if (!row) break;
     RowView view = viewOf(rows);
     Checksum sum = checksumOf(view), texts = listingChecksum(sum, rows.text(10), rows.text(11));
     std::span<const uint8_t> sum_stored = rows.blob(9), texts_stored = rows.blob(12);
-    std::string id = "row " + std::to_string(rows.integer(13)) + " " +
-                     Key{view.wo_split, fingerprintFrom(view.fingerprint)}.text();
+    std::string id =
+        "row " + std::to_string(rows.integer(13)) + " " + Key{view.wo_split, fingerprintFrom(view.fingerprint)}.text();
     if (!std::equal(sum_stored.begin(), sum_stored.end(), sum.begin(), sum.end()))
       bad(id, "checksum " + hexOf(sum_stored) + " stored, " + hexOf(sum) + " computed");
     else if (!std::equal(texts_stored.begin(), texts_stored.end(), texts.begin(), texts.end()))
@@ -227,8 +228,9 @@ Status Store::verifyRows(const std::function<void(const std::string &, const std
     ++count;
     bytes += int64_t(view.payload.size());
   }
-  PHASEC_ASSIGN(int64_t strays, database_.queryInteger(
-                                    "SELECT count(*) FROM listing WHERE id NOT IN (SELECT id FROM artefact NOT INDEXED)"));
+  PHASEC_ASSIGN(
+      int64_t strays,
+      database_.queryInteger("SELECT count(*) FROM listing WHERE id NOT IN (SELECT id FROM artefact NOT INDEXED)"));
   if (strays) bad("listing", std::to_string(strays) + " rows without an artefact");
   return {};
 }
@@ -238,19 +240,21 @@ Status Store::verifyRows(const std::function<void(const std::string &, const std
 /// Moves a bad row aside, keeping its bytes for whoever wants to know what happened, and drops the oldest such rows.
 Status Store::quarantine(int64_t id) {
   PHASEC_ASSIGN(Transaction transaction, Transaction::begin(database_));
-  PHASEC_ASSIGN(Statement copy, database_.prepare(
-                                    "INSERT INTO quarantine(found_s, why, wo_split, fingerprint, toolchain, layer, target, "
-                                    "payload) SELECT ?2, 'checksum', wo_split, fingerprint, toolchain, layer, target, "
-                                    "payload FROM artefact WHERE id=?1"));
+  PHASEC_ASSIGN(
+      Statement copy,
+      database_.prepare("INSERT INTO quarantine(found_s, why, wo_split, fingerprint, toolchain, layer, target, "
+                        "payload) SELECT ?2, 'checksum', wo_split, fingerprint, toolchain, layer, target, "
+                        "payload FROM artefact WHERE id=?1"));
   copy.bind(1, id).bind(2, nowSeconds());
   PHASEC_TRY(copy.run());
-  for (const char *sql : {"DELETE FROM artefact WHERE id=?1", "DELETE FROM listing WHERE id=?1",
-                          "DELETE FROM use WHERE id=?1"}) {
+  for (const char *sql :
+       {"DELETE FROM artefact WHERE id=?1", "DELETE FROM listing WHERE id=?1", "DELETE FROM use WHERE id=?1"}) {
     PHASEC_ASSIGN(Statement remove, database_.prepare(sql));
     remove.bind(1, id);
     PHASEC_TRY(remove.run());
   }
-  PHASEC_ASSIGN(Statement trim, database_.prepare("DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?1"));
+  PHASEC_ASSIGN(Statement trim,
+                database_.prepare("DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?1"));
   trim.bind(1, kQuarantineRowsMax);
   PHASEC_TRY(trim.run());
   return transaction.commit();
@@ -261,9 +265,10 @@ Result<bool> Store::insertRow(const Compiled &compiled) {
   auto fingerprint = fingerprintBytes(artefact.key.fingerprint);
   std::string sections = encodeSections(artefact.sections);
   Checksum sum = checksumOf(viewOf(artefact, fingerprint, sections));
-  PHASEC_ASSIGN(Statement row, database_.prepare(
-                                   "INSERT OR IGNORE INTO artefact(wo_split, fingerprint, toolchain, checksum, layer, "
-                                   "target, config, resources, sections, payload) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)"));
+  PHASEC_ASSIGN(
+      Statement row,
+      database_.prepare("INSERT OR IGNORE INTO artefact(wo_split, fingerprint, toolchain, checksum, layer, "
+                        "target, config, resources, sections, payload) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)"));
   row.bind(1, artefact.key.wo_split).bindBlob(2, fingerprint).bind(3, artefact.toolchain).bindBlob(4, sum);
   row.bind(5, artefact.layer).bind(6, artefact.target).bind(7, artefact.config).bind(8, artefact.resources);
   row.bind(9, sections).bindBlob(10, artefact.payload);

@@ -10,8 +10,9 @@ namespace phasec {
 /// Creates `dir` (and missing parents) with mode 0700 and checks it like checkTrusted().
 Status ensurePrivateDirectory(const std::string &dir);
 
-/// Kernels are code: a directory or file that others may write, or that belongs to somebody else than this user or root,
-/// is refused (CacheDamage) with the line that repairs it. A sticky directory such as /tmp may hold a trusted file.
+/// Kernels are code: a directory or file that others may write, or that belongs to somebody else than this user or
+/// root, is refused (CacheDamage) with the line that repairs it. A sticky directory such as /tmp may hold a trusted
+/// file.
 Status checkTrusted(const std::string &path);
 
 /// checkTrusted() of a file and of the directory it lies in.

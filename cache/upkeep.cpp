@@ -98,7 +98,7 @@ Result<StoreStats> storeStats(const std::string &path) {
 
 namespace {
 
-/// Compares the digest with the pinned one, else with the one beside the file.
+/// Compares the digest with the pinned one, else with the one beside the file. A user file has none: it changes.
 void verifyDigest(VerifyReport &report, const std::string &path, const std::string &pinned) {
   if (!pinned.empty()) {
     report.sidecar = report.sha256 == pinned ? "pinned ok" : "pinned mismatch";
@@ -112,8 +112,10 @@ void verifyDigest(VerifyReport &report, const std::string &path, const std::stri
   }
   bool same = stated.ok() && *stated == report.sha256;
   report.sidecar = same ? "ok" : "mismatch";
-  if (!stated.ok()) report.findings.push_back(stated.status().text());
-  else if (!same) report.findings.push_back("SHA-256 is " + report.sha256 + ", " + sidecarPath(path) + " says " + *stated);
+  if (!stated.ok())
+    report.findings.push_back(stated.status().text());
+  else if (!same)
+    report.findings.push_back("SHA-256 is " + report.sha256 + ", " + sidecarPath(path) + " says " + *stated);
 }
 
 Status verifyContents(Store &store, VerifyReport &report) {
@@ -134,8 +136,11 @@ Status verifyContents(Store &store, VerifyReport &report) {
 Result<VerifyReport> verifyStore(const std::string &path, const std::string &pinned_sha256) {
   VerifyReport report;
   PHASEC_ASSIGN(report.sha256, fileSha256(path));
-  verifyDigest(report, path, pinned_sha256);
   Result<std::unique_ptr<Store>> store = openForReading(path);
+  if (pinned_sha256.empty() && store.ok() && (*store)->role() == StoreRole::User)
+    report.sidecar = "absent";
+  else
+    verifyDigest(report, path, pinned_sha256);
   // What a broken file does to SQLite is a finding here; only what keeps us from reading it at all is an error.
   Status status = store.ok() ? verifyContents(**store, report) : store.status();
   if (!status.ok() && status.kind() != ErrorKind::CacheDamage && report.findings.empty()) return status;
@@ -150,8 +155,8 @@ Status clearStore(const std::string &path) {
   if (!store.ok() && store.status().kind() == ErrorKind::CacheDamage) {
     // Nothing in it can be trusted to be deleted row by row; the caller asked for it to be gone.
     WaitResult housekeeping =
-        waitForRecord(path.substr(0, path.find_last_of('/') + 1) + "kernels.lock", {kHousekeepingRecord}, "clearing", false,
-                      std::chrono::steady_clock::now() + std::chrono::seconds(5), {});
+        waitForRecord(path.substr(0, path.find_last_of('/') + 1) + "kernels.lock", {kHousekeepingRecord}, "clearing",
+                      false, std::chrono::steady_clock::now() + std::chrono::seconds(5), {});
     for (const char *suffix : {"-shm", "-wal", "-journal", ""})
       if (unlink((path + suffix).c_str()) != 0 && errno != ENOENT)
         return Status::io("cannot remove " + path + suffix + ": " + std::strerror(errno));
@@ -224,10 +229,11 @@ struct Candidate {
 };
 
 Result<std::vector<Candidate>> evictionOrder(Database &database) {
-  PHASEC_ASSIGN(Statement rows,
-                database.prepare("SELECT a.id, u.used_s, length(a.payload) + length(a.sections) + length(l.source) + "
-                                 "length(l.ptx) + length(u.log) FROM artefact a NOT INDEXED LEFT JOIN use u ON u.id=a.id "
-                                 "LEFT JOIN listing l ON l.id=a.id ORDER BY u.used_s, a.id"));
+  PHASEC_ASSIGN(
+      Statement rows,
+      database.prepare("SELECT a.id, u.used_s, length(a.payload) + length(a.sections) + length(l.source) + "
+                       "length(l.ptx) + length(u.log) FROM artefact a NOT INDEXED LEFT JOIN use u ON u.id=a.id "
+                       "LEFT JOIN listing l ON l.id=a.id ORDER BY u.used_s, a.id"));
   std::vector<Candidate> out;
   while (true) {
     PHASEC_ASSIGN(bool row, rows.step());
@@ -254,8 +260,8 @@ Result<EvictReport> evict(const std::string &path, const std::string &policy_tex
       int64_t age = std::max<int64_t>(0, now - row.used_s);
       bool over = report.kept_bytes > policy.bytes || report.kept_entries > policy.files;
       if (age < kEvictGraceSeconds || (age <= policy.after_s && !over)) continue;
-      for (const char *sql : {"DELETE FROM artefact WHERE id=?1", "DELETE FROM listing WHERE id=?1",
-                              "DELETE FROM use WHERE id=?1"}) {
+      for (const char *sql :
+           {"DELETE FROM artefact WHERE id=?1", "DELETE FROM listing WHERE id=?1", "DELETE FROM use WHERE id=?1"}) {
         PHASEC_ASSIGN(Statement remove, database.prepare(sql));
         remove.bind(1, row.id);
         PHASEC_TRY(remove.run());

@@ -1,5 +1,5 @@
-// user_file.cpp: see user_file.h. Opening and replacing happen under a lock between processes, so that nobody opens a fresh
-// database beside the write-ahead log of the one that is being moved away.
+// user_file.cpp: see user_file.h. Opening and replacing happen under a lock between processes, so that nobody opens a
+// fresh database beside the write-ahead log of the one that is being moved away.
 #include "cache/user_file.h"
 #include "cache/trust.h"
 

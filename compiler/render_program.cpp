@@ -169,8 +169,19 @@ private:
     out << "  using X = " << region(g.operand.region) << ";\n";
     out << "  using Slots = " << region(g.fold == Fold::Direct ? -1 : g.slots_region) << ";\n";
     out << "  PHASEC_DEVICE static const int *segment_table() { return " << segment_name << "; }\n";
+    out << "  PHASEC_DEVICE static int checkpoint_row(int row) { return " << checkpointRow(g) << "; }\n";
     await(out, s);
     out << "};\n";
+  }
+
+  /// Where row-wise scales and the bias of an image row stand in the checkpoint: Gemv::checkpointRow as an expression.
+  static std::string checkpointRow(const Gemv &g) {
+    std::string half = std::to_string(g.rows / 2), hd = std::to_string(g.head_dim), heads = std::to_string(g.heads);
+    if (g.row_map == RowMap::GateUp) return "row / 16 * 8 + row % 8 + (row % 16 < 8 ? 0 : " + half + ")";
+    if (g.row_map == RowMap::GatePerHead)
+      return "row >= " + std::to_string(2 * g.heads * g.head_dim) + " ? row : (row / " + hd + " % " + heads + " * 2 + row / " +
+             std::to_string(g.heads * g.head_dim) + ") * " + hd + " + row % " + hd;
+    return "row";
   }
 
   static const char *scaleName(const Gemv &g) {

@@ -1,7 +1,8 @@
-// attributes.h: every attribute of every statement, one row each. The parser and the printer both walk these rows, so an
-// attribute that can be written is an attribute that is printed. A visitor has
+// attributes.h: every attribute of every statement, one row each. The parser and the printer both walk these rows, so
+// an attribute that can be written is an attribute that is printed. A visitor has
 //   real, integer, flag, word, choice, value (name, member, printed?)   and   ignored, knob.
-// `printed` says whether the canonical form shows the attribute: conventions that a kernel is specialised for always are.
+// `printed` says whether the canonical form shows the attribute: conventions that a kernel is specialised for always
+// are.
 #pragma once
 
 #include "ir/layer.h"

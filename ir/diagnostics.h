@@ -1,5 +1,5 @@
-// diagnostics.h: located errors. The parser and the verifier collect them; rendering is separate, so that tools can print
-// them as JSON and terminals with carets.
+// diagnostics.h: located errors. The parser and the verifier collect them; rendering is separate, so that tools can
+// print them as JSON and terminals with carets.
 #pragma once
 
 #include "ir/layer.h"

@@ -78,8 +78,7 @@ private:
     while (at_ < text_.size() && text_[at_] != '\n') ++at_;
     size_t end = at_;
     while (end > begin && (text_[end - 1] == ' ' || text_[end - 1] == '\t' || text_[end - 1] == '\r')) --end;
-    out_.comments.push_back(
-        {range(begin, end), text_.substr(begin, end - begin), line_ != last_line_, blank_, line_});
+    out_.comments.push_back({range(begin, end), text_.substr(begin, end - begin), line_ != last_line_, blank_, line_});
     afterItem();
   }
 
@@ -89,9 +88,7 @@ private:
     last_line_ = line_;
   }
 
-  static Range range(size_t begin, size_t end) {
-    return {static_cast<uint32_t>(begin), static_cast<uint32_t>(end)};
-  }
+  static Range range(size_t begin, size_t end) { return {static_cast<uint32_t>(begin), static_cast<uint32_t>(end)}; }
 
   Token &push(Tok kind, size_t begin, size_t end) {
     Token token;
@@ -126,8 +123,9 @@ private:
     if (c == '-' && peek(1) == '>') return punctuation(Tok::Arrow, 2);
     if (c == '.' && peek(1) == '.') return punctuation(Tok::DotDot, 2);
     constexpr std::string_view kChars = "{}()[],:;=+-*/";
-    constexpr Tok kKinds[] = {Tok::LBrace, Tok::RBrace, Tok::LParen, Tok::RParen, Tok::LBracket, Tok::RBracket, Tok::Comma,
-                              Tok::Colon, Tok::Semicolon, Tok::Equal, Tok::Plus, Tok::Minus, Tok::Star, Tok::Slash};
+    constexpr Tok kKinds[] = {Tok::LBrace,   Tok::RBrace, Tok::LParen, Tok::RParen,    Tok::LBracket,
+                              Tok::RBracket, Tok::Comma,  Tok::Colon,  Tok::Semicolon, Tok::Equal,
+                              Tok::Plus,     Tok::Minus,  Tok::Star,   Tok::Slash};
     if (const size_t i = kChars.find(c); i != std::string_view::npos && c != '\0') return punctuation(kKinds[i], 1);
     unexpected();
   }

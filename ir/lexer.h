@@ -1,4 +1,5 @@
-// lexer.h: tokens of a `.phase` file. The whole file is lexed before parsing: files are small, and recovery looks ahead.
+// lexer.h: tokens of a `.phase` file. The whole file is lexed before parsing: files are small, and recovery looks
+// ahead.
 #pragma once
 
 #include "ir/diagnostics.h"
@@ -18,10 +19,22 @@ enum class Tok : uint8_t {
   Integer,
   Real,
   DigitWord, ///< 2d: only a knob's value
-  LBrace, RBrace, LParen, RParen, LBracket, RBracket,
-  Comma, Colon, Semicolon, Equal, Plus, Minus, Star, Slash,
-  Arrow,   ///< ->
-  DotDot,  ///< ..
+  LBrace,
+  RBrace,
+  LParen,
+  RParen,
+  LBracket,
+  RBracket,
+  Comma,
+  Colon,
+  Semicolon,
+  Equal,
+  Plus,
+  Minus,
+  Star,
+  Slash,
+  Arrow,  ///< ->
+  DotDot, ///< ..
 };
 
 /// "'{'", "a name", "an integer": for "expected ...".

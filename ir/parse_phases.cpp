@@ -29,8 +29,8 @@ Attrs defaultAttrs(Op op) {
 }
 } // namespace
 
-/// Walks the rows of attributes.h and takes each from the attributes as written. Defined here and not in the header: the
-/// two files that fill attributes instantiate through Parser::fill below.
+/// Walks the rows of attributes.h and takes each from the attributes as written. Defined here and not in the header:
+/// the two files that fill attributes instantiate through Parser::fill below.
 class AttrReader {
 public:
   AttrReader(Parser &parser, std::vector<RawAttr> &raw) : parser_(parser), raw_(raw) {}
@@ -122,8 +122,7 @@ private:
   std::vector<std::string> known_;
 };
 
-template <class Attributes>
-void Parser::fill(Attributes &attrs, std::vector<RawAttr> &raw, const std::string &owner) {
+template <class Attributes> void Parser::fill(Attributes &attrs, std::vector<RawAttr> &raw, const std::string &owner) {
   AttrReader reader(*this, raw);
   attributes(attrs, reader);
   for (const RawAttr &attr : raw) {
@@ -220,8 +219,8 @@ bool Parser::opName(Op &op) {
   }
   std::vector<std::string> known;
   for (const OpWord &row : kOps) known.emplace_back(row.name);
-  error(cur().range, "unknown operation '" + std::string(cur().text) + "'; operations are " + listWords(known, " and ") +
-                         didYouMean(cur().text, known));
+  error(cur().range, "unknown operation '" + std::string(cur().text) + "'; operations are " +
+                         listWords(known, " and ") + didYouMean(cur().text, known));
   return false;
 }
 

@@ -51,7 +51,8 @@ bool Parser::declaration(ValueKind kind) {
   Value value;
   value.kind = kind;
   bool ok = expect(Tok::Colon, "and a type behind the name");
-  if (ok) ok = kind == ValueKind::Input ? inputType(value) : kind == ValueKind::Weight ? weightType(value) : cacheType(value);
+  if (ok)
+    ok = kind == ValueKind::Input ? inputType(value) : kind == ValueKind::Weight ? weightType(value) : cacheType(value);
   define(name_token, std::move(value)); // even when its type is wrong: its uses are not errors too
   return ok;
 }
@@ -68,9 +69,7 @@ bool Parser::dtypeWord(DType &out) {
   return true;
 }
 
-bool Parser::inputType(Value &value) {
-  return dtypeWord(value.dtype) && shape(value, 2);
-}
+bool Parser::inputType(Value &value) { return dtypeWord(value.dtype) && shape(value, 2); }
 
 bool Parser::weightType(Value &value) {
   if (!is(Tok::Word)) return expected("a weight format");
@@ -80,8 +79,8 @@ bool Parser::weightType(Value &value) {
   std::vector<std::string> dtypes;
   const bool is_dtype = lookUp(kDTypes, word.text, value.dtype, dtypes);
   if (!is_format && !is_dtype) {
-    error(word.range, "unknown weight format '" + std::string(word.text) + "'; formats are " + listWords(known, " and ") +
-                          ", and bf16 or f32 for vectors" + didYouMean(word.text, known));
+    error(word.range, "unknown weight format '" + std::string(word.text) + "'; formats are " +
+                          listWords(known, " and ") + ", and bf16 or f32 for vectors" + didYouMean(word.text, known));
     return false;
   }
   advance();
@@ -129,8 +128,8 @@ bool Parser::shape(Value &value, size_t most) {
   } while (accept(Tok::Comma));
   if (!expect(Tok::RBracket, "or ',' in the shape")) return false;
   if (value.shape.size() > most) {
-    error(since(begin), "a shape has at most " + std::to_string(most) + " extents, not " +
-                            std::to_string(value.shape.size()));
+    error(since(begin),
+          "a shape has at most " + std::to_string(most) + " extents, not " + std::to_string(value.shape.size()));
     return false;
   }
   return true;
@@ -147,8 +146,8 @@ bool Parser::extent(Value &value) {
   Constant constant;
   if (!sum(constant, 0)) return false;
   if (constant.valid && (constant.value < 1 || constant.value > kExtentMax)) {
-    error(since(begin), "an extent must be from 1 to " + std::to_string(kExtentMax) + ", not " +
-                            std::to_string(constant.value));
+    error(since(begin),
+          "an extent must be from 1 to " + std::to_string(kExtentMax) + ", not " + std::to_string(constant.value));
     constant.valid = false;
   }
   value.shape.push_back(constant.valid ? constant.value : 1);
@@ -236,13 +235,13 @@ bool Parser::dimReference(Constant &out) {
   out.valid = false;
   out.value = 1;
   if (word.text == "tokens") {
-    error(word.range, "`tokens` is the first extent by itself, not part of an expression: its value is known at launch");
+    error(word.range,
+          "`tokens` is the first extent by itself, not part of an expression: its value is known at launch");
     return true;
   }
   std::vector<std::string> known;
   for (const auto &dim : layer_->dims) known.push_back(dim.first);
-  Diagnostic &diagnostic =
-      error(word.range, "unknown dim '" + out.text + "'" + didYouMean(word.text, known));
+  Diagnostic &diagnostic = error(word.range, "unknown dim '" + out.text + "'" + didYouMean(word.text, known));
   if (nearest(word.text, known).empty()) diagnostic.text += "; declare it: dims " + out.text + " = ...";
   return true;
 }

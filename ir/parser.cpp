@@ -9,7 +9,7 @@ namespace {
 constexpr size_t kItemsMax = 1024; // layers and stacks of one file
 constexpr size_t kDimsMax = 256;
 constexpr int kGroupNestingMax = 8;
-constexpr std::string_view kStatementWords[] = {"dims", "tokens", "sync",  "schedule", "in",
+constexpr std::string_view kStatementWords[] = {"dims",  "tokens", "sync",  "schedule", "in",
                                                 "cache", "weight", "event", "return"};
 
 bool isStatementWord(std::string_view word) {
@@ -55,7 +55,8 @@ Parsed Parser::run() && {
   return {std::move(module_), std::move(diagnostics_)};
 }
 
-// ---- tokens ----------------------------------------------------------------------------------------------------------
+// ---- tokens
+// ----------------------------------------------------------------------------------------------------------
 
 bool Parser::accept(Tok kind) {
   if (!is(kind)) return false;
@@ -83,7 +84,8 @@ bool Parser::unexpected(std::string_view what) {
   return false;
 }
 
-// ---- comments --------------------------------------------------------------------------------------------------------
+// ---- comments
+// --------------------------------------------------------------------------------------------------------
 
 void Parser::takeComments(uint32_t limit, std::vector<std::string> &out, bool keep_first_blank) {
   for (; next_comment_ < comments_.size() && comments_[next_comment_].range.begin < limit; ++next_comment_) {
@@ -109,7 +111,8 @@ void Parser::after(Trivia &trivia) {
   ++next_comment_;
 }
 
-// ---- recovery --------------------------------------------------------------------------------------------------------
+// ---- recovery
+// --------------------------------------------------------------------------------------------------------
 
 /// `layer` or `stack` at the beginning of a line: a new item whatever is open.
 bool Parser::startsItem() const {
@@ -127,7 +130,8 @@ void Parser::recoverItem() {
   while (!is(Tok::End) && !startsItem()) advance();
 }
 
-/// Skips to the next statement of the layer or to its closing brace. Braces that the broken statement opened are its own.
+/// Skips to the next statement of the layer or to its closing brace. Braces that the broken statement opened are its
+/// own.
 void Parser::recoverStatement(size_t start) {
   int depth = 0;
   for (size_t i = start; i < at_; ++i) {
@@ -149,7 +153,8 @@ bool Parser::endOfStatement() {
   return expected("the end of the statement (a new line or ';')");
 }
 
-// ---- layers ----------------------------------------------------------------------------------------------------------
+// ---- layers
+// ----------------------------------------------------------------------------------------------------------
 
 bool Parser::topName(const char *what, std::string &name, Range &range) {
   const Token keyword = cur();
@@ -275,7 +280,8 @@ bool Parser::dims(Statement &out) {
     }
     for (size_t i = 0; i < layer_->dims.size(); ++i)
       if (layer_->dims[i].first == name.text)
-        error(name.range, "dim '" + std::string(name.text) + "' is given twice").note(layer_->dim_ranges[i], "here first");
+        error(name.range, "dim '" + std::string(name.text) + "' is given twice")
+            .note(layer_->dim_ranges[i], "here first");
     layer_->dims.emplace_back(name.text, value);
     layer_->dim_ranges.push_back({name.range.begin, cur().range.end});
     advance();
@@ -365,7 +371,8 @@ void Parser::finishLayer() {
     error(layer_->range, "layer @" + layer_->name + " does not say how many tokens it takes; write: tokens 1..16");
 }
 
-// ---- stacks ----------------------------------------------------------------------------------------------------------
+// ---- stacks
+// ----------------------------------------------------------------------------------------------------------
 
 void Parser::stack(Trivia head) {
   Stack result;
@@ -434,7 +441,8 @@ bool Parser::stackItem(StackItem &item, int depth) {
   return stackItems(item.items, item.tail, depth + 1);
 }
 
-// ---- entry points ----------------------------------------------------------------------------------------------------
+// ---- entry points
+// ----------------------------------------------------------------------------------------------------
 
 Parsed parseAll(std::string path, std::string text) { return Parser(std::move(path), std::move(text)).run(); }
 

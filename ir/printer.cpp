@@ -56,7 +56,8 @@ private:
 };
 
 /// The attributes of a weight, cache or phase; `attrs` is a copy because rows are written for both directions.
-template <class Attributes> Lines attributeWords(Attributes attrs, const Layer *layer = nullptr, std::string split = "") {
+template <class Attributes>
+Lines attributeWords(Attributes attrs, const Layer *layer = nullptr, std::string split = "") {
   AttrWriter writer(layer, std::move(split));
   attributes(attrs, writer);
   return std::move(writer.out);
@@ -192,7 +193,8 @@ private:
     for (size_t i = 0; i < layer_.schedule.size(); ++i) { // set by `wo { split }` when no schedule statement has it
       bool covered = false;
       for (const Statement &s : statements_)
-        covered |= s.kind == Statement::Kind::Schedule && static_cast<int>(i) >= s.first && static_cast<int>(i) < s.first + s.count;
+        covered |= s.kind == Statement::Kind::Schedule && static_cast<int>(i) >= s.first &&
+                   static_cast<int>(i) < s.first + s.count;
       if (!covered && layer_.schedule[i].first == "wo_split") split_ = layer_.schedule[i].second;
     }
   }
@@ -218,7 +220,8 @@ private:
     }
     case Statement::Kind::Tokens: {
       const std::string most = std::to_string(layer_.tokens_max);
-      return "tokens   " + (layer_.tokens_min == layer_.tokens_max ? most : std::to_string(layer_.tokens_min) + ".." + most);
+      return "tokens   " +
+             (layer_.tokens_min == layer_.tokens_max ? most : std::to_string(layer_.tokens_min) + ".." + most);
     }
     case Statement::Kind::Sync: return std::string("sync     ") + name(sync_);
     case Statement::Kind::Value: return declaration(layer_.values[statement.first]);
@@ -237,7 +240,9 @@ private:
   }
 
   std::string declaration(const Value &value) const {
-    const char *keyword = value.kind == ValueKind::Input ? "in     " : value.kind == ValueKind::Cache ? "cache  " : "weight ";
+    const char *keyword = value.kind == ValueKind::Input   ? "in     "
+                          : value.kind == ValueKind::Cache ? "cache  "
+                                                           : "weight ";
     return keyword + padded("%" + value.name, name_width_) + " : " + declarationType(value);
   }
 
@@ -246,7 +251,8 @@ private:
     for (ValueId id : phase.results) {
       parts.push_back(valueName(id));
       const Value &value = layer_.values[id];
-      if (value.annotated || value.dtype != defaultDType(phase.op)) parts.back() += std::string(" : ") + name(value.dtype);
+      if (value.annotated || value.dtype != defaultDType(phase.op))
+        parts.back() += std::string(" : ") + name(value.dtype);
     }
     return join(parts, ", ");
   }
@@ -254,9 +260,10 @@ private:
   std::string phaseText(const Phase &phase) const {
     Lines operands;
     for (ValueId id : phase.operands) operands.push_back(valueName(id));
-    const std::string head = padded(results(phase), result_width_) + " = " + padded(name(phase.op), op_width_) + " " +
-                             join(operands, ", ");
-    const Lines words = std::visit([&](const auto &attrs) { return attributeWords(attrs, &layer_, split_); }, phase.attrs);
+    const std::string head =
+        padded(results(phase), result_width_) + " = " + padded(name(phase.op), op_width_) + " " + join(operands, ", ");
+    const Lines words =
+        std::visit([&](const auto &attrs) { return attributeWords(attrs, &layer_, split_); }, phase.attrs);
     if (words.empty()) return head;
     const std::string whole = head + " { " + join(words, ", ") + " }";
     if (whole.size() + 2 <= kLineColumns) return whole;
@@ -281,7 +288,8 @@ private:
   std::string out_;
 };
 
-// ---- stacks ----------------------------------------------------------------------------------------------------------
+// ---- stacks
+// ----------------------------------------------------------------------------------------------------------
 
 bool quiet(const Trivia &trivia) { return trivia.before.empty() && trivia.after.empty(); }
 

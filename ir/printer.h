@@ -10,7 +10,7 @@ namespace phasec::ir {
 
 /// The events to print for one layer instead of the written ones; the layer becomes `sync explicit`.
 struct ExplicitEvents {
-  int layer = 0;                     ///< index into Module::layers
+  int layer = 0; ///< index into Module::layers
   std::vector<EventStmt> events;
   std::vector<std::string> comments; ///< why each event is there; shorter lists leave the rest without
 };

@@ -22,19 +22,19 @@ int64_t bytes(DType dtype) {
 }
 
 const char *name(Format format) {
-  switch (format) {
-#define PHASEC_FORMAT(id, ...) case Format::id: return #id;
+  static constexpr const char *kNames[] = {
+#define PHASEC_FORMAT(id, ...) #id,
 #include "formats.def"
-  }
-  return "";
+  };
+  return kNames[static_cast<size_t>(format)];
 }
 
 const char *name(Op op) {
-  switch (op) {
-#define PHASEC_OP(id, ...) case Op::id: return #id;
+  static constexpr const char *kNames[] = {
+#define PHASEC_OP(id, ...) #id,
 #include "ops.def"
-  }
-  return "";
+  };
+  return kNames[static_cast<size_t>(op)];
 }
 
 const char *name(ValueKind kind) {

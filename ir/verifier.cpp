@@ -91,7 +91,8 @@ void LayerVerifier::checkValues() {
       break;
     case ValueKind::Cache:
       if (v.cache.page < 1 || v.cache.page > kPageMax)
-        error(v.range, "a cache page has 1 to " + std::to_string(kPageMax) + " rows, not " + std::to_string(v.cache.page));
+        error(v.range,
+              "a cache page has 1 to " + std::to_string(kPageMax) + " rows, not " + std::to_string(v.cache.page));
       break;
     case ValueKind::Temp:
       if (!layer_.producer(id)) error(v.range, "%" + v.name + " is the result of no phase");
@@ -140,10 +141,13 @@ void LayerVerifier::checkReturns() {
     if (!seen.insert(id).second) error(range, "%" + value(id).name + " is returned twice");
     if (value(id).kind != ValueKind::Temp)
       declared(error(range, "a layer returns results of phases, but %" + value(id).name + " is " +
-                                (value(id).kind == ValueKind::Input ? "an " : "a ") + name(value(id).kind)), id);
+                                (value(id).kind == ValueKind::Input ? "an " : "a ") + name(value(id).kind)),
+               id);
     else if (layer_.isPartials(id))
-      declared(error(range, "%" + value(id).name + " is the partial slots of `wo`, whose number is the schedule's; "
-                            "gather them and return the sum"), id);
+      declared(error(range, "%" + value(id).name +
+                                " is the partial slots of `wo`, whose number is the schedule's; "
+                                "gather them and return the sum"),
+               id);
   }
 }
 
@@ -156,7 +160,8 @@ void LayerVerifier::checkSchedule() {
     if (!status.ok()) {
       error(range, status.text());
     } else if (knob == "wo_split" && !layer_.find(Op::wo)) {
-      error(range, "layer @" + layer_.name + " has no `wo` phase, so there is nothing for wo_split to split; remove it");
+      error(range,
+            "layer @" + layer_.name + " has no `wo` phase, so there is nothing for wo_split to split; remove it");
     } else if (knob == "wo_split" && text == "0") {
       error(range, "wo_split must be 1, 2, 4, 8, 16 or 32; 0 is the value of layers without `wo`");
     } else if (knob == "tokens_max" && schedule.integer(knob) > layer_.tokens_max) {
@@ -173,7 +178,8 @@ void LayerVerifier::checkSchedule() {
   }
 }
 
-// ---- events ----------------------------------------------------------------------------------------------------------
+// ---- events
+// ----------------------------------------------------------------------------------------------------------
 
 void LayerVerifier::checkEvents() {
   for (size_t i = 0; i < layer_.events.size(); ++i) checkEvent(i);
@@ -182,15 +188,17 @@ void LayerVerifier::checkEvents() {
 void LayerVerifier::checkEvent(size_t index) {
   const EventStmt &event = layer_.events[index];
   if (layer_.sync == Sync::Auto) {
-    error(event.range, "events are written under `sync explicit` only; under `sync auto` they are inserted. Write `sync "
-                       "explicit`, or remove this event");
+    error(event.range,
+          "events are written under `sync explicit` only; under `sync auto` they are inserted. Write `sync "
+          "explicit`, or remove this event");
     return;
   }
   const Phase *from = layer_.producer(event.from), *to = layer_.producer(event.to);
   for (const auto &[phase, id] : {std::pair(from, event.from), std::pair(to, event.to)})
     if (!phase)
       declared(error(event.range, "an event orders one phase's result before another's, but %" + value(id).name +
-                                      " is no result of a phase"), id);
+                                      " is no result of a phase"),
+               id);
   if (!from || !to) return;
   if (from >= to) { // both point into layer_.phases
     error(event.range, "this event waits for %" + value(event.from).name + ", which is not defined before %" +
@@ -213,13 +221,14 @@ void LayerVerifier::checkEventPlace(const EventStmt &event, const Phase &from, c
   if (event.range.end == 0 || from.range.end == 0 || to.range.end == 0) return; // built by hand
   const bool between = event.range.begin >= from.range.end && event.range.end <= to.range.begin;
   if (!between)
-    error(event.range, "this event belongs between the phases it orders; move it to just before %" +
-                           value(event.to).name)
+    error(event.range,
+          "this event belongs between the phases it orders; move it to just before %" + value(event.to).name)
         .note(from.range, "it waits for this phase")
         .note(to.range, "it must be before this one");
 }
 
-// ---- stacks ----------------------------------------------------------------------------------------------------------
+// ---- stacks
+// ----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -297,9 +306,10 @@ private:
     }
     const Value &output = previous->values[previous->returns.front()];
     if (output.dtype == input->dtype && output.shape == input->shape) return;
-    diagnostics_.error(range, "@" + previous->name + " cannot feed @" + layer.name + ": it returns %" + output.name + " (" +
-                                  typeText(output) + "), but the first input is %" + input->name + " (" +
-                                  typeText(*input) + ")")
+    diagnostics_
+        .error(range, "@" + previous->name + " cannot feed @" + layer.name + ": it returns %" + output.name + " (" +
+                          typeText(output) + "), but the first input is %" + input->name + " (" + typeText(*input) +
+                          ")")
         .note(output.range, "the returned value")
         .note(input->range, "the input it feeds");
   }
@@ -324,9 +334,11 @@ void checkKnobs(const Module &module, Diagnostics &diagnostics) {
       };
       for (size_t i = 0; i < first.schedule.size(); ++i)
         for (size_t j = 0; j < second.schedule.size(); ++j)
-          if (first.schedule[i].first == second.schedule[j].first && first.schedule[i].second != second.schedule[j].second)
-            diagnostics.error(range(second, j), "the layers of a stack run under one schedule, but @" + first.name +
-                                                    " sets " + first.schedule[i].first + " = " + first.schedule[i].second)
+          if (first.schedule[i].first == second.schedule[j].first &&
+              first.schedule[i].second != second.schedule[j].second)
+            diagnostics
+                .error(range(second, j), "the layers of a stack run under one schedule, but @" + first.name + " sets " +
+                                             first.schedule[i].first + " = " + first.schedule[i].second)
                 .note(range(first, i), "the other value is here");
     }
 }
@@ -338,7 +350,8 @@ void checkStacks(const Module &module, Diagnostics &diagnostics) {
   if (diagnostics.empty() && !module.stacks.empty()) checkKnobs(module, diagnostics);
 }
 
-// ---- entry points ----------------------------------------------------------------------------------------------------
+// ---- entry points
+// ----------------------------------------------------------------------------------------------------
 
 Diagnostics check(const Module &module) {
   Diagnostics diagnostics;

@@ -12,7 +12,8 @@ struct OpInfo {
   const char *operand_names;
 };
 constexpr OpInfo kOps[] = {
-#define PHASEC_OP(id, least_in, most_in, least_out, most_out, names, doc) {least_in, most_in, least_out, most_out, names},
+#define PHASEC_OP(id, least_in, most_in, least_out, most_out, names, doc)                                              \
+  {least_in, most_in, least_out, most_out, names},
 #include "ops.def"
 };
 const OpInfo &info(Op op) { return kOps[static_cast<size_t>(op)]; }
@@ -33,8 +34,10 @@ void LayerVerifier::checkPhases() {
     const Phase &phase = layer_.phases[i];
     const Phase *first = layer_.find(phase.op);
     if (first != &phase && phase.op != Op::norm)
-      error(phase.op_range, "a second " + quoted(phase.op) + " in one layer; only `norm` may occur more than once. "
-                            "Write two layers and a stack").note(first->op_range, "the first is here");
+      error(phase.op_range, "a second " + quoted(phase.op) +
+                                " in one layer; only `norm` may occur more than once. "
+                                "Write two layers and a stack")
+          .note(first->op_range, "the first is here");
     if (!checkArity(phase)) continue;
     checkPhase(phase);
     checkResults(phase);
@@ -82,12 +85,13 @@ void LayerVerifier::checkResults(const Phase &phase) {
       error(result.range, "the result of " + quoted(phase.op) + " is " + name(defaultDType(phase.op)) + ", not " +
                               name(result.dtype) + "; only gather and fc2 may be annotated with another dtype");
     if (!shape.empty() && result.shape != shape)
-      error(result.range, "%" + result.name + " is " + typeText(result) + ", which is not the shape " +
-                              quoted(phase.op) + " gives");
+      error(result.range,
+            "%" + result.name + " is " + typeText(result) + ", which is not the shape " + quoted(phase.op) + " gives");
   }
 }
 
-// ---- shared checks ---------------------------------------------------------------------------------------------------
+// ---- shared checks
+// ---------------------------------------------------------------------------------------------------
 
 std::optional<Range> LayerVerifier::attr(const Phase &phase, std::string_view attr_name) const {
   for (const auto &[written, range] : phase.attr_ranges)
@@ -116,8 +120,9 @@ bool LayerVerifier::activation(const Phase &phase, size_t index, const char *rol
     return false;
   }
   if (layer_.isPartials(id)) {
-    declared(error(range, what + ", but %" + v.name + " is the partial slots of `wo`; gather them first: %h = gather %" +
-                              v.name), id);
+    declared(error(range, what + ", but %" + v.name +
+                              " is the partial slots of `wo`; gather them first: %h = gather %" + v.name),
+             id);
     return false;
   }
   if (v.shape.empty()) return false; // its own definition is wrong
@@ -131,7 +136,8 @@ bool LayerVerifier::activation(const Phase &phase, size_t index, const char *rol
   }
   if (columns > 0 && v.shape[1] != columns) {
     declared(error(range, what + " of " + std::to_string(columns) + " columns" + (why.empty() ? "" : " (" + why + ")") +
-                              ", but it got " + show(id)), id);
+                              ", but it got " + show(id)),
+             id);
     return false;
   }
   return true;
@@ -141,15 +147,16 @@ bool LayerVerifier::matrix(const Phase &phase, size_t index, int64_t rows, int64
   const ValueId id = phase.operands[index];
   const Value &v = value(id);
   const Range range = operandRange(phase, index);
-  const std::string want = "[" + (rows > 0 ? std::to_string(rows) : "n") + ", " +
-                           (columns > 0 ? std::to_string(columns) : "k") + "]";
+  const std::string want =
+      "[" + (rows > 0 ? std::to_string(rows) : "n") + ", " + (columns > 0 ? std::to_string(columns) : "k") + "]";
   if (v.kind != ValueKind::Weight || v.shape.size() != 2) {
     declared(error(range, quoted(phase.op) + " expects a weight matrix " + want + " here, but it got " + show(id)), id);
     return false;
   }
   if ((rows > 0 && v.shape[0] != rows) || (columns > 0 && v.shape[1] != columns)) {
     declared(error(range, quoted(phase.op) + " expects a weight " + want + (why.empty() ? "" : " (" + why + ")") +
-                              ", but it got " + show(id)), id);
+                              ", but it got " + show(id)),
+             id);
     return false;
   }
   return true;
@@ -159,7 +166,8 @@ bool LayerVerifier::vector(ValueId id, Range range, const std::string &role, int
   const Value &v = value(id);
   if (v.isVector() && v.shape[0] == extent) return true;
   declared(error(range, role + " must be a weight vector bf16[" + std::to_string(extent) + "] or f32[" +
-                            std::to_string(extent) + "] (" + why + "), but it got " + show(id)), id);
+                            std::to_string(extent) + "] (" + why + "), but it got " + show(id)),
+           id);
   return false;
 }
 
@@ -180,7 +188,8 @@ void LayerVerifier::epsilon(const Phase &phase, double eps) {
     error(attrRange(phase, "eps"), "eps must lie between 0 and 1 and not vanish in f32, not " + realText(eps));
 }
 
-// ---- operations ------------------------------------------------------------------------------------------------------
+// ---- operations
+// ------------------------------------------------------------------------------------------------------
 
 void LayerVerifier::checkNorm(const Phase &phase, const NormAttrs &attrs) {
   epsilon(phase, attrs.eps);
@@ -219,8 +228,8 @@ void LayerVerifier::checkQkv(const Phase &phase, const QkvAttrs &attrs) {
 void LayerVerifier::checkQkvNorms(const Phase &phase, const QkvAttrs &attrs) {
   const bool q = attrs.q_norm != kNone, k = attrs.k_norm != kNone;
   if (q != k)
-    error(attrRange(phase, q ? "q_norm" : "k_norm"), std::string("q_norm and k_norm come together; add ") +
-                                                         (q ? "k_norm" : "q_norm") + " = %gamma");
+    error(attrRange(phase, q ? "q_norm" : "k_norm"),
+          std::string("q_norm and k_norm come together; add ") + (q ? "k_norm" : "q_norm") + " = %gamma");
   for (const char *name : {"eps", "gamma"})
     if (!q && !k && attr(phase, name))
       error(attrRange(phase, name), std::string(name) + " belongs to q_norm and k_norm, which this qkv does not have");
@@ -241,8 +250,9 @@ void LayerVerifier::checkRope(const Phase &phase, const QkvAttrs &attrs) {
   const Value &table = value(attrs.rope);
   if (table.kind != ValueKind::Input || table.dtype != DType::f32 || table.shape.size() != 2 ||
       table.shape[0] == kTokensExtent || table.shape[1] == kTokensExtent) {
-    declared(error(attrRange(phase, "rope"), "rope must be an input f32[max_pos, rotary] (cos, then sin), but it got " +
-                                                 show(attrs.rope)), attrs.rope);
+    declared(error(attrRange(phase, "rope"),
+                   "rope must be an input f32[max_pos, rotary] (cos, then sin), but it got " + show(attrs.rope)),
+             attrs.rope);
     return;
   }
   const int64_t head_dim = layer_.dim("head_dim");
@@ -266,9 +276,9 @@ void LayerVerifier::checkAttn(const Phase &phase, const AttnAttrs &attrs) {
     error(operandRange(phase, 2), "attn has a gate operand but does not say how it is applied; add { gate = sigmoid }");
   if (!gate && attrs.sigmoid_gate)
     error(attrRange(phase, "gate"), "gate = sigmoid needs the gate as third operand: attn %q, %kv, %g");
-  const bool sound = attrs.scale == 0 ? !attr(phase, "scale") : static_cast<float>(attrs.scale) > 0 && attrs.scale < 1e6;
-  if (!sound)
-    error(attrRange(phase, "scale"), "scale must be a positive number; leave it out for 1/sqrt(head_dim)");
+  const bool sound =
+      attrs.scale == 0 ? !attr(phase, "scale") : static_cast<float>(attrs.scale) > 0 && attrs.scale < 1e6;
+  if (!sound) error(attrRange(phase, "scale"), "scale must be a positive number; leave it out for 1/sqrt(head_dim)");
 }
 
 void LayerVerifier::checkWo(const Phase &phase) {
@@ -288,7 +298,8 @@ void LayerVerifier::checkGather(const Phase &phase) {
   const ValueId partials = phase.operands[0];
   if (!layer_.isPartials(partials)) {
     declared(error(operandRange(phase, 0), "`gather` sums the partial slots of `wo`, but it got " + show(partials) +
-                                               "; write: %p = wo %a, %w, then gather %p"), partials);
+                                               "; write: %p = wo %a, %w, then gather %p"),
+             partials);
     return;
   }
   const std::vector<int64_t> &shape = value(partials).shape;
@@ -300,12 +311,14 @@ void LayerVerifier::checkFc1(const Phase &phase) {
   if (!activation(phase, 0, "its input", 0, /*f32_too=*/false, "")) return;
   const int64_t columns = value(phase.operands[0]).shape[1], ffn = layer_.dim("ffn");
   multiple(operandRange(phase, 0), "the input of fc1", columns, kActivationGranule);
-  if (!matrix(phase, 1, 2 * ffn, columns, ffn > 0 ? "ffn gate rows, then ffn up rows" : "gate rows, then up rows")) return;
+  if (!matrix(phase, 1, 2 * ffn, columns, ffn > 0 ? "ffn gate rows, then ffn up rows" : "gate rows, then up rows"))
+    return;
   const int64_t rows = value(phase.operands[1]).shape[0];
   if (rows % (2 * kFfnGranule) != 0)
     declared(error(operandRange(phase, 1), "fc1's weight has gate rows, then as many up rows, a multiple of " +
                                                std::to_string(kFfnGranule) + " each; " + std::to_string(rows) +
-                                               " rows cannot be that"), phase.operands[1]);
+                                               " rows cannot be that"),
+             phase.operands[1]);
 }
 
 void LayerVerifier::checkFc2(const Phase &phase, const Fc2Attrs &attrs) {
@@ -316,8 +329,10 @@ void LayerVerifier::checkFc2(const Phase &phase, const Fc2Attrs &attrs) {
   const int64_t rows = value(phase.operands[1]).shape[0];
   multiple(operandRange(phase, 1), "the rows of fc2's weight", rows, kActivationGranule);
   if (attrs.act_quant_nvfp4 && k % kNvfp4Block != 0)
-    error(attrRange(phase, "act_quant"), "act_quant = nvfp4 quantises blocks of 16, so fc2's input must be a multiple of "
-                                         "16 wide, not " + std::to_string(k));
+    error(attrRange(phase, "act_quant"),
+          "act_quant = nvfp4 quantises blocks of 16, so fc2's input must be a multiple of "
+          "16 wide, not " +
+              std::to_string(k));
   if (phase.operands.size() == 3)
     activation(phase, 2, "the residual", rows, /*f32_too=*/true, "the rows of fc2's weight");
 }

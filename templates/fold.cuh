@@ -11,18 +11,17 @@ template <class L> struct FoldBuffers {
   PHASEC_DEVICE static u32 *pending(const Cta &cta, u32 unit) {
     return (u32 *)(cta.shared + L::fold_sync_offset) + unit % L::fold_buffers;
   }
-  PHASEC_DEVICE static u64 *empty(const Cta &cta, u32 unit) {
-    return (u64 *)(cta.shared + L::fold_sync_offset + L::fold_buffers * 8) + unit % L::fold_buffers;
-  }
+  /// Units that the buffer has seen folded: a count and not an mbarrier, since a warp may be several units ahead.
+  PHASEC_DEVICE static u32 *folds(const Cta &cta, u32 unit) { return pending(cta, unit) + L::fold_buffers; }
   PHASEC_DEVICE static void open(const Cta &cta) {
-    if (ptx::thread() < L::fold_buffers) {
-      *pending(cta, u32(ptx::thread())) = 0;
-      ptx::mbar_init(empty(cta, u32(ptx::thread())), 1);
-    }
+    if (ptx::thread() < L::fold_buffers) *pending(cta, u32(ptx::thread())) = *folds(cta, u32(ptx::thread())) = 0;
   }
-  /// Waits until the buffer's previous unit has been folded.
+  /// Waits until the units that used the buffer before have been folded.
   PHASEC_DEVICE static void acquire(const Cta &cta, u32 unit) {
-    if (unit >= L::fold_buffers) ptx::mbar_wait(empty(cta, unit), (unit / L::fold_buffers - 1u) & 1u);
+    u32 before = unit / L::fold_buffers;
+    if (cta.lane == 0)
+      while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();
+    ptx::sync_warp();
   }
   /// True for the warp whose segment was the last of `segments`.
   PHASEC_DEVICE static bool complete(const Cta &cta, u32 unit, u32 segments) {
@@ -36,6 +35,6 @@ template <class L> struct FoldBuffers {
   }
   PHASEC_DEVICE static void release(const Cta &cta, u32 unit) {
     ptx::sync_warp();
-    if (cta.lane == 0) ptx::mbar_arrive(empty(cta, unit));
+    if (cta.lane == 0) ptx::add_shared(folds(cta, unit), 1u);
   }
 };

@@ -64,7 +64,7 @@ template <class G> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Ri
 template <class G> PHASEC_DEVICE float scaled(const Cta &cta, int row, float v) {
   if (G::scale == Scale::None) return v;
   const float *scale = (const float *)cta.table[G::scale_entry];
-  if (G::scale == Scale::PerRow) return v * scale[row < G::rows ? row : 0];
+  if (G::scale == Scale::PerRow) return v * scale[row < G::rows ? G::checkpoint_row(row) : 0];
   return G::scale == Scale::Divide ? ptx::div(v, scale[0]) : v * scale[0];
 }
 

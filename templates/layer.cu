@@ -37,6 +37,7 @@ struct Wo : Launch {
   using X = Bound<bf16, 2>;
   using Slots = Absent;
   PHASEC_DEVICE static const int *segment_table() { return wo_segments; }
+  PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   PHASEC_DEVICE static void await(const Cta &, int) {}
 };
 // %h = gather %p, %x

@@ -76,6 +76,11 @@ PHASEC_DEVICE u32 add_shared(u32 *counter, u32 n) {
                : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))), "r"(n) : "memory");
   return v;
 }
+PHASEC_DEVICE u32 load_shared_acquire(const u32 *counter) {
+  u32 v;
+  asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))) : "memory");
+  return v;
+}
 
 // ---- mbarriers --------------------------------------------------------------------------------------------------------
 PHASEC_DEVICE u32 shared_address(const void *p) { return u32(__cvta_generic_to_shared(p)); }

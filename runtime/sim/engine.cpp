@@ -77,7 +77,7 @@ Status Engine::prepare() {
   memset(shared_, kCanary, size_t(shared_mapped_));
 
   ctas_.resize(size_t(shape.ctas));
-  warps_.resize(size_t(shape.ctas * warps));
+  warps_.resize(size_t(shape.ctas) * size_t(warps));
   fibers_.resize(size_t(threads));
   watchers_.assign(kBuckets, nullptr);
   ready_.reserve(warps_.size());
@@ -85,7 +85,7 @@ Status Engine::prepare() {
     Cta &cta = ctas_[size_t(c)];
     cta.shared = shared_ + 1024 + shared_stride_ * c;     // the canary before it ends the region before
     memset(cta.shared, 0xff, size_t(shape.shared_bytes)); // reading what nobody wrote gives NaN
-    cta.warps = &warps_[size_t(c * warps)];
+    cta.warps = &warps_[size_t(c) * size_t(warps)];
     cta.live = shape.threads;
     for (int t = 0; t < shape.threads; t++) {
       int i = c * shape.threads + t;

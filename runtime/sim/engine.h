@@ -175,6 +175,8 @@ private:
   void completeCollective(Warp &warp);
   uint32_t addCounter(uint32_t *counter, uint32_t n);
   uint32_t loadAcquire(const uint32_t *counter);
+  uint32_t loadSharedAcquire(const uint32_t *counter);
+  uint32_t poll(Fiber &fiber, const uint32_t *counter);
   void storeRelaxed(uint32_t *counter, uint32_t n);
   uint32_t addShared(uint32_t *counter, uint32_t n);
   void spinPause();

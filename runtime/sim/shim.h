@@ -34,6 +34,7 @@ struct Api {
   void (*together)(void *engine, const char *what, void (*compute)(void *const *lanes), void *mine);
   void (*arrive_release)(void *engine, unsigned *counter, unsigned n);
   unsigned (*load_acquire)(void *engine, const unsigned *counter);
+  unsigned (*load_shared_acquire)(void *engine, const unsigned *counter);
   unsigned (*add_acq_rel)(void *engine, unsigned *counter, unsigned n);
   void (*store_relaxed)(void *engine, unsigned *counter, unsigned n);
   unsigned (*add_shared)(void *engine, unsigned *counter, unsigned n);
@@ -127,6 +128,7 @@ inline u32 load_acquire(const u32 *counter) { return phasec_sim_api.load_acquire
 inline u32 add_acq_rel(u32 *counter, u32 n) { return phasec_sim_api.add_acq_rel(phasec_sim_api.engine, counter, n); }
 inline void store_relaxed(u32 *counter, u32 n) { phasec_sim_api.store_relaxed(phasec_sim_api.engine, counter, n); }
 inline u32 add_shared(u32 *counter, u32 n) { return phasec_sim_api.add_shared(phasec_sim_api.engine, counter, n); }
+inline u32 load_shared_acquire(const u32 *counter) { return phasec_sim_api.load_shared_acquire(phasec_sim_api.engine, counter); }
 inline void spin_pause() { phasec_sim_api.spin_pause(phasec_sim_api.engine); }
 
 inline u32 shared_address(const void *p) { return phasec_sim_api.shared_address(phasec_sim_api.engine, p); }

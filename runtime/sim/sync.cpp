@@ -130,6 +130,16 @@ uint32_t Engine::loadAcquire(const uint32_t *counter) {
     checkCounter(counter);
     counters_.event_waits++;
   }
+  return poll(fiber, counter);
+}
+
+uint32_t Engine::loadSharedAcquire(const uint32_t *counter) {
+  checkShared(counter, 4, 4, "load_shared_acquire");
+  return poll(running(), counter);
+}
+
+/// What a spin_pause() that follows will wait for.
+uint32_t Engine::poll(Fiber &fiber, const uint32_t *counter) {
   fiber.polled = nullptr;
   fiber.loaded = counter;
   fiber.loads++;
@@ -150,6 +160,7 @@ uint32_t Engine::addShared(uint32_t *counter, uint32_t n) {
   uint32_t old = *counter;
   *counter = old + n;
   if (n != 0) progress();
+  wakeWatchers(counter);
   return old;
 }
 
@@ -167,6 +178,7 @@ struct ApiTable {
     };
     api.arrive_release = [](void *e, u32 *counter, u32 n) { of(e).addCounter(counter, n); };
     api.load_acquire = [](void *e, const u32 *counter) { return of(e).loadAcquire(counter); };
+    api.load_shared_acquire = [](void *e, const u32 *counter) { return of(e).loadSharedAcquire(counter); };
     api.add_acq_rel = [](void *e, u32 *counter, u32 n) { return of(e).addCounter(counter, n); };
     api.store_relaxed = [](void *e, u32 *counter, u32 n) { of(e).storeRelaxed(counter, n); };
     api.add_shared = [](void *e, u32 *counter, u32 n) { return of(e).addShared(counter, n); };

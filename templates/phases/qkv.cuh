@@ -57,7 +57,8 @@ template <class G, class H> PHASEC_DEVICE void finish_head(const Cta &cta, int h
     int position = sequences::context<typename H::S>(cta)[sequence] + token - sequences::first<typename H::S>(cta)[sequence];
     float *v = H::Raw::at(cta) + (i64)token * G::rows + head * H::head_dim;
     if (present<typename H::Bias>)
-      for (int d = cta.lane; d < H::head_dim; d += 32) v[d] = v[d] + numeric::load(H::Bias::at(cta) + head * H::head_dim + d);
+      for (int d = cta.lane; d < H::head_dim; d += 32)
+        v[d] = v[d] + numeric::load(H::Bias::at(cta) + G::checkpoint_row(head * H::head_dim) + d);
     if (present<typename H::QNorm>) {
       if (is_q) head_norm<H, typename H::QNorm>(cta, v);
       if (is_k) head_norm<H, typename H::KNorm>(cta, v);
@@ -65,7 +66,7 @@ template <class G, class H> PHASEC_DEVICE void finish_head(const Cta &cta, int h
     ptx::sync_warp();
     if (H::rotary > 0 && (is_q || is_k)) rotate<H>(cta, v, H::Rope::at(cta) + (i64)position * H::rotary);
     if (is_q || (head < k0 && H::gated)) {
-      typename H::Q::Type *to = is_q ? H::Q::at(cta) : H::Gate::at(cta);
+      bf16 *to = is_q ? H::Q::at(cta) : (bf16 *)H::Gate::at(cta);
       to += (i64)token * H::heads * H::head_dim + (is_q ? head : head - H::heads) * H::head_dim;
       for (int d = cta.lane; d < H::head_dim; d += 32) numeric::store(to + d, v[d]);
     } else {

@@ -1,5 +1,5 @@
-// support.h: what the cache's unit tests and fault programs share: folders that vanish, kernels made of adversarial bytes,
-// and a look into files behind the cache's back.
+// support.h: what the cache's unit tests and fault programs share: folders that vanish, kernels made of adversarial
+// bytes, and a look into files behind the cache's back.
 #pragma once
 
 #include "phasec/cache.h"
@@ -18,11 +18,14 @@
 
 namespace phasec::test {
 
-/// A private folder, removed with what is in it.
+/// A private folder, removed with what is in it. In memory where there is such a place: thousands of trials need no
+/// disk.
 class TempDir {
 public:
   TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "phasec-cache-XXXXXX").string();
+    bool in_memory = !std::getenv("TMPDIR") && access("/dev/shm", W_OK) == 0;
+    std::filesystem::path base = in_memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+    std::string pattern = (base / "phasec-cache-XXXXXX").string();
     path_ = mkdtemp(pattern.data()) ? pattern : std::string();
   }
   TempDir(const TempDir &) = delete;
@@ -81,8 +84,10 @@ inline Compiled makeKernel(int64_t wo_split, uint64_t index, size_t bytes = 20'0
   artefact.payload.resize(bytes);
   for (size_t i = 0; i < bytes; ++i) {
     size_t zone = (i / 97) % 4;
-    artefact.payload[i] = zone == 0 ? 0 : zone == 1 ? uint8_t("'; DROP TABLE artefact; --"[i % 26])
-                          : zone == 2 ? uint8_t(0xff) : uint8_t(random());
+    artefact.payload[i] = zone == 0   ? 0
+                          : zone == 1 ? uint8_t("'; DROP TABLE artefact; --"[i % 26])
+                          : zone == 2 ? uint8_t(0xff)
+                                      : uint8_t(random());
   }
   compiled.listing.source = "// layer " + std::to_string(index) + "\n" + std::string(3'000, char('a' + index % 26));
   compiled.listing.ptx = ".version 9.0\n" + std::string(5'000, char('A' + index % 26)) + std::string("\0nul", 4);
@@ -106,11 +111,13 @@ inline std::string sql(const std::string &path, const std::string &text) {
   sqlite3_open_v2(path.c_str(), &database, SQLITE_OPEN_READWRITE, nullptr);
   sqlite3_busy_timeout(database, 5'000);
   auto take = [](void *to, int columns, char **values, char **) {
-    if (columns > 0 && values[0] && static_cast<std::string *>(to)->empty()) *static_cast<std::string *>(to) = values[0];
+    if (columns > 0 && values[0] && static_cast<std::string *>(to)->empty())
+      *static_cast<std::string *>(to) = values[0];
     return 0;
   };
   char *error = nullptr;
-  if (sqlite3_exec(database, text.c_str(), take, &out, &error) != SQLITE_OK) out = std::string("error: ") + (error ? error : "?");
+  if (sqlite3_exec(database, text.c_str(), take, &out, &error) != SQLITE_OK)
+    out = std::string("error: ") + (error ? error : "?");
   sqlite3_free(error);
   sqlite3_close(database);
   return out;

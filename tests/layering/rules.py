@@ -11,7 +11,7 @@ MAY_INCLUDE = {
     "compiler": {"ir", "templates", "compiler"},
     "cache": {"ir", "cache"},
     "runtime": {"ir", "templates", "compiler", "cache", "runtime"},
-    "runtime/cli": {"ir", "templates", "compiler", "cache", "runtime", "tests/reference"},
+    "runtime/cli": {"ir", "templates", "compiler", "cache", "runtime", "runtime/cli", "tests/reference"},
     "tests/reference": {"tests/reference"},
     "tests": {"ir", "templates", "compiler", "cache", "runtime", "tests", "tests/reference"},
     "examples": {"runtime"},

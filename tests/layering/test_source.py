@@ -25,6 +25,8 @@ SEEDED = [
     ("runtime/a.cpp", '#include <nvrtc.h>\n', "must not include the CUDA toolkit"),
     ("runtime/b.cpp", '#include "tests/reference/reference.h"\n', "runtime/ must not include tests/reference/"),
     ("runtime/cli/a.cpp", '#include "tests/reference/reference.h"\n#include <llvm/Support/CommandLine.h>\n', None),
+    ("runtime/cli/b.cpp", '#include "runtime/cli/cli.h"\n', None),
+    ("runtime/h.cpp", '#include "runtime/cli/cli.h"\n', "runtime/ must not include runtime/cli/"),
     ("runtime/c.cpp", '#include <llvm/Support/CommandLine.h>\n', "must not include llvm::cl"),
     ("runtime/d.cpp", 'auto v = std::getenv("HOME");\n', "getenv"),
     ("runtime/options.cpp", 'auto v = getenv("HOME");\n', None),
@@ -49,7 +51,8 @@ SEEDED = [
     ("ir/long.cpp", "\n" * 501, "501 lines"),
 ]
 EXISTING = {path: "" for path in ["ir/layer.h", "ir/include/phasec/status.h", "compiler/plan.h", "runtime/device.h",
-                                  "cache/include/phasec/cache.h", "tests/reference/reference.h", "templates/base.cuh"]}
+                                  "cache/include/phasec/cache.h", "tests/reference/reference.h", "runtime/cli/cli.h",
+                                  "templates/base.cuh"]}
 
 
 def selfTest():

@@ -120,8 +120,8 @@ TEST_CASE("the order of several causes") {
   sortSections(to.sections);
   std::vector<std::string> order;
   for (const Reason &reason : differences(from, to)) order.push_back(reason.section);
-  CHECK(order == std::vector<std::string>{"wo_split", "knob kv_splits", "template phases/wo.cuh", "ir", "weather", "target",
-                                          "options", "toolchain"});
+  CHECK(order == std::vector<std::string>{"wo_split", "knob kv_splits", "template phases/wo.cuh", "ir", "weather",
+                                          "target", "options", "toolchain"});
   CHECK(differences(from, from).empty());
 }
 

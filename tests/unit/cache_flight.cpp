@@ -81,7 +81,8 @@ TEST_CASE("different keys compile side by side, up to the host's limit") {
         Compiled kernel = makeKernel(8, uint64_t(i));
         auto hit = cache->obtain(queryOf(kernel), [&]() -> Result<Compiled> {
           int mine = ++now;
-          for (int seen = most; seen < mine && !most.compare_exchange_weak(seen, mine);) {}
+          for (int seen = most; seen < mine && !most.compare_exchange_weak(seen, mine);) {
+          }
           std::this_thread::sleep_for(milliseconds(40));
           --now;
           return kernel;
@@ -127,11 +128,14 @@ TEST_CASE("one caller's cancellation is not another's") {
   std::thread first([&] {
     ObtainHooks hooks;
     hooks.cancelled = [&] { return stop.load(); };
-    auto hit = cache->obtain(queryOf(kernel), [&]() -> Result<Compiled> {
-      started = true;
-      while (!stop) std::this_thread::sleep_for(milliseconds(1));
-      return Status::toolchain("cancelled");
-    }, hooks);
+    auto hit = cache->obtain(
+        queryOf(kernel),
+        [&]() -> Result<Compiled> {
+          started = true;
+          while (!stop) std::this_thread::sleep_for(milliseconds(1));
+          return Status::toolchain("cancelled");
+        },
+        hooks);
     CHECK_FALSE(hit.ok());
   });
   while (!started) std::this_thread::sleep_for(milliseconds(1));
@@ -156,11 +160,14 @@ TEST_CASE("a wait is bounded and reported") {
   Compiled kernel = makeKernel(8, 1);
   std::atomic<bool> started{false}, release{false};
   std::thread slow([&] {
-    CHECK(holder->obtain(queryOf(kernel), [&]() -> Result<Compiled> {
-      started = true;
-      while (!release) std::this_thread::sleep_for(milliseconds(1));
-      return kernel;
-    }).ok());
+    CHECK(holder
+              ->obtain(queryOf(kernel),
+                       [&]() -> Result<Compiled> {
+                         started = true;
+                         while (!release) std::this_thread::sleep_for(milliseconds(1));
+                         return kernel;
+                       })
+              .ok());
   });
   while (!started) std::this_thread::sleep_for(milliseconds(1));
   std::vector<Waiting> seen;

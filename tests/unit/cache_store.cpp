@@ -14,9 +14,10 @@ TEST_CASE("keys print and parse") {
   CHECK(key.brief() == "(8, 3fa1c07b..)");
   CHECK(Key::parse(key.text()) == key);
   CHECK(Key::parse("8,3FA1C07B00000001FEDCBA9876543210") == key);
-  for (const char *bad : {"", "8", "(8, 3fa1)", "(x, 3fa1c07b00000001fedcba9876543210)", "(, 3fa1c07b00000001fedcba9876543210)",
-                          "(8, 3fa1c07b00000001fedcba987654321g)", "(-8, 3fa1c07b00000001fedcba9876543210)",
-                          "(99999999999999999999, 3fa1c07b00000001fedcba9876543210)"})
+  for (const char *bad :
+       {"", "8", "(8, 3fa1)", "(x, 3fa1c07b00000001fedcba9876543210)", "(, 3fa1c07b00000001fedcba9876543210)",
+        "(8, 3fa1c07b00000001fedcba987654321g)", "(-8, 3fa1c07b00000001fedcba9876543210)",
+        "(99999999999999999999, 3fa1c07b00000001fedcba9876543210)"})
     CHECK_MESSAGE(!Key::parse(bad), bad);
   CHECK(Fingerprint::parse("3fa1c07b00000001fedcba9876543210") == key.fingerprint);
 }

@@ -171,7 +171,9 @@ TEST_CASE("eviction: by age, by size, by number, the oldest first, never what wa
     for (uint64_t i = 0; i < 10; ++i) REQUIRE(cache->publish(makeKernel(8, i, 100'000)).ok());
   }
   // Row i was last used i days ago; row 0 a minute into the future, as after a clock was set back.
-  REQUIRE(sql(path, "UPDATE use SET used_s = CAST(strftime('%s','now') AS INTEGER) - 86400 * (id - 1) + 60 * (id = 1)") == "");
+  REQUIRE(
+      sql(path, "UPDATE use SET used_s = CAST(strftime('%s','now') AS INTEGER) - 86400 * (id - 1) + 60 * (id = 1)") ==
+      "");
   auto remaining = [&] {
     std::string ids;
     for (uint64_t i = 0; i < 10; ++i)
@@ -197,7 +199,7 @@ TEST_CASE("eviction: by age, by size, by number, the oldest first, never what wa
     CHECK(remaining() == "0");
   }
   SUBCASE("at close, and a use makes young") {
-    bench.options.evict_policy = "prune_after=2d";
+    bench.options.evict_policy = "prune_after=60h";
     auto cache = bench.open();
     REQUIRE(cache->lookup(queryOf(makeKernel(8, 9))));
     cache.reset();

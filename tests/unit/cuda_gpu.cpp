@@ -205,7 +205,7 @@ TEST_CASE("gpu: wrong entry, wrong architecture, cut image: typed errors that na
   CHECK_MESSAGE(loaded.status().text().find("(209)") != std::string::npos, loaded.status().text());
 }
 
-TEST_CASE("gpu: marks measure, memory is zeroed, host overhead of a launch is reported") {
+TEST_CASE("gpu: marks measure, memory is zeroed, a launch has a time") {
   Gpu gpu;
   if (!gpu.ok) return;
   auto fresh = gpu.device->allocate(100000);

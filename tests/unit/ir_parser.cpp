@@ -1,7 +1,7 @@
 // ir_parser.cpp: what a file means: values, attributes, defaults, statements; positions and rendering of errors.
-#include "ir_support.h"
 #include "ir/lexer.h"
 #include "ir/suggest.h"
+#include "ir_support.h"
 
 #include <doctest/doctest.h>
 
@@ -53,7 +53,8 @@ TEST_CASE("ir: every attribute and annotation lands in the tree") {
   CHECK(layer.dim("absent") == 0);
   CHECK(layer.tokens_min == 2);
   CHECK(layer.tokens_max == 8);
-  const std::vector<std::pair<std::string, std::string>> schedule = {{"partition", "2d"}, {"kv_splits", "4"}, {"wo_split", "4"}};
+  const std::vector<std::pair<std::string, std::string>> schedule = {
+      {"partition", "2d"}, {"kv_splits", "4"}, {"wo_split", "4"}};
   CHECK(layer.schedule == schedule);
 
   const auto value = [&](const char *name) -> const ir::Value & {
@@ -150,7 +151,8 @@ TEST_CASE("ir: tokens of the lexer") {
   ir::Diagnostics diagnostics;
   const ir::Lexed lexed = ir::lex("a %b_1 @c 1..16 1e-6 2.5 -> - 2d // x  \n  // y", diagnostics);
   using T = ir::Tok;
-  const T kinds[] = {T::Word, T::Percent, T::At, T::Integer, T::DotDot, T::Integer, T::Real, T::Real, T::Arrow, T::Minus, T::DigitWord, T::End};
+  const T kinds[] = {T::Word, T::Percent, T::At,    T::Integer, T::DotDot,    T::Integer,
+                     T::Real, T::Real,    T::Arrow, T::Minus,   T::DigitWord, T::End};
   REQUIRE(lexed.tokens.size() == std::size(kinds));
   for (size_t i = 0; i < std::size(kinds); ++i) CHECK(lexed.tokens[i].kind == kinds[i]);
   CHECK(lexed.tokens[1].text == "b_1");
@@ -164,7 +166,8 @@ TEST_CASE("ir: tokens of the lexer") {
 }
 
 TEST_CASE("ir: an error shows its line, a caret under the place, and notes elsewhere") {
-  const std::string text = "layer @a {\n  tokens 4\n\tin %x : bf16[tokens, 64]\n  in %x : bf16[tokens, 64] // \xc3\xa9\n}\n";
+  const std::string text =
+      "layer @a {\n  tokens 4\n\tin %x : bf16[tokens, 64]\n  in %x : bf16[tokens, 64] // \xc3\xa9\n}\n";
   const Status status = ir::parse("dir/a.phase", text).status();
   CHECK(status.text() == "dir/a.phase:4:6: error: %x is defined twice; every value has one definition\n"
                          "    in %x : bf16[tokens, 64] // \xc3\xa9\n"

@@ -53,8 +53,7 @@ TEST_CASE("ir: the examples are verified, canonical, and survive parse and print
     CHECK(ir::print(*module) == text);
     CHECK(dump(*module) == dump(parsed(ir::print(*module))));
     const std::string stem = path.stem().string();
-    if (stem.rfind("tiny_", 0) != 0)
-      CHECK(std::filesystem::exists(path.parent_path() / ("tiny_" + stem + ".phase")));
+    if (stem.rfind("tiny_", 0) != 0) CHECK(std::filesystem::exists(path.parent_path() / ("tiny_" + stem + ".phase")));
   }
 }
 
@@ -111,9 +110,10 @@ layer @b {
     return ir::kNone;
   };
   ir::PrintOptions options;
-  options.explicit_events.push_back({0,
-                                     {{ir::EventKind::Counter, id("p"), id("h"), {}}, {ir::EventKind::Grid, id("h"), id("n"), {}}},
-                                     {"each slice"}});
+  options.explicit_events.push_back(
+      {0,
+       {{ir::EventKind::Counter, id("p"), id("h"), {}}, {ir::EventKind::Grid, id("h"), id("n"), {}}},
+       {"each slice"}});
   const std::string text = ir::print(module, options);
   CHECK(text.find("  tokens   4\n  sync     explicit\n") != std::string::npos);
   CHECK(text.find("  // The sum.\n  event counter %p -> %h  // each slice\n  %h = gather %p") != std::string::npos);
@@ -137,8 +137,9 @@ layer @b {
 }
 
 TEST_CASE("ir: reals print as the shortest decimal that reads back") {
-  const std::pair<double, const char *> cases[] = {{1e-6, "1e-6"},     {1e-5, "1e-5"},   {0.0625, "0.0625"}, {0.5, "0.5"},
-                                                   {1e-10, "1e-10"}, {1e300, "1e+300"}, {3, "3"},  {0.1, "0.1"}};
+  const std::pair<double, const char *> cases[] = {{1e-6, "1e-6"}, {1e-5, "1e-5"},   {0.0625, "0.0625"},
+                                                   {0.5, "0.5"},   {1e-10, "1e-10"}, {1e300, "1e+300"},
+                                                   {3, "3"},       {0.1, "0.1"}};
   for (const auto &[value, text] : cases) {
     CHECK(ir::realText(value) == text);
     CHECK(std::stod(ir::realText(value)) == value);

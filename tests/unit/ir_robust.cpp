@@ -4,7 +4,7 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
+#include <ctime>
 #include <random>
 
 using namespace irtest;
@@ -52,8 +52,10 @@ TEST_CASE("ir: mutated files are accepted or refused, never crash") {
   std::vector<std::string> texts;
   for (const char *folder : {"examples/layers", "tests/language/errors", "tests/language/fmt"})
     for (const auto &path : phaseFiles(folder)) texts.push_back(readFile(path));
-  const std::string pieces[] = {"{", "}", "[", "]", "(", ")", ",", "=", "%", "@", "->", "..", "0", "1e999", "-1", "tokens",
-                                "layer @x {", "stack @s {", "repeat(2) {", "\n", "\0", "// c\n", "%x", "return", "nvfp4"};
+  const std::string pieces[] = {"{",      "}",      "[",          "]",          "(",           ")",  ",",
+                                "=",      "%",      "@",          "->",         "..",          "0",  "1e999",
+                                "-1",     "tokens", "layer @x {", "stack @s {", "repeat(2) {", "\n", "\0",
+                                "// c\n", "%x",     "return",     "nvfp4"};
   const auto below = [&](size_t bound) { return static_cast<size_t>(random() % bound); };
   for (int round = 0; round < 3000; ++round) {
     std::string text = texts[below(texts.size())];
@@ -94,24 +96,28 @@ TEST_CASE("ir: extremes end in an error within a moment") {
       {"layers", repeated("layer @a {\n}\n", 50000)},
       {"headless layers", repeated("layer @\n", 100000)},
       {"dims", "layer @a {\n dims " + repeated("a = 1, ", 100000) + "b = 1\n}\n"},
-      {"distinct dims", [] {
+      {"distinct dims",
+       [] {
          std::string text = "layer @a {\n dims z = 1";
          for (int i = 0; i < 60000; ++i) text += ", d" + std::to_string(i) + " = 1";
          return text + "\n}\n";
        }()},
-      {"distinct inputs", [] {
+      {"distinct inputs",
+       [] {
          std::string text = "layer @a {\n tokens 1\n";
          for (int i = 0; i < 40000; ++i) text += "in %v" + std::to_string(i) + " : f32[1, 1]\n";
          return text + "}\n";
        }()},
-      {"undefined", [] {
+      {"undefined",
+       [] {
          std::string text = "layer @a {\n tokens 1\n %y = norm %x";
          for (int i = 0; i < 100000; ++i) text += ", %v" + std::to_string(i);
          return text + "\n}\n";
        }()},
       {"attributes", "layer @a {\n tokens 1\n in %x : bf16[tokens, 16]\n %y = norm %x, %x { " +
                          repeated("eps = 1, zeps = 2, ", 40000) + " }\n}\n"},
-      {"norms", [] {
+      {"norms",
+       [] {
          std::string text = "layer @a {\n tokens 1\n in %v0 : bf16[tokens, 16]\n weight %g : f32[16]\n";
          for (int i = 0; i < 3000; ++i)
            text += "%v" + std::to_string(i + 1) + " = norm %v" + std::to_string(i) + ", %g\n";
@@ -124,11 +130,12 @@ TEST_CASE("ir: extremes end in an error within a moment") {
       {"one line", repeated("layer ", 150000)},
       {"empty", ""},
   };
-  for (const auto &[name, text] : extremes) {
-    INFO(name);
-    const auto begin = std::chrono::steady_clock::now();
+  for (const auto &extreme : extremes) {
+    const std::string &text = extreme.second;
+    INFO(extreme.first);
+    const std::clock_t begin = std::clock(); // processor time: other work on the machine does not count
     const Status status = ir::load("extreme.phase", text).status();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
     CHECK(status.kind() == ErrorKind::Input);
     CHECK(status.text().size() < 200000);
     CHECK(seconds < 5.0); // generous: sanitizers run this too

@@ -97,13 +97,18 @@ TEST_CASE("ir: the canonical schedule is in table order and independent of spell
 TEST_CASE("ir: origins, error kinds and exit codes have stable names") {
   CHECK(std::string(name(Origin::ConfigFile)) == "config_file");
   CHECK(std::string(name(Origin::Environment)) == "environment");
-  const std::pair<ErrorKind, std::pair<const char *, int>> kinds[] = {
-      {ErrorKind::Ok, {"ok", 0}},           {ErrorKind::Input, {"input", 1}},
-      {ErrorKind::Proof, {"proof", 1}},     {ErrorKind::Usage, {"usage", 2}},
-      {ErrorKind::Mismatch, {"mismatch", 3}}, {ErrorKind::CacheMiss, {"cache_miss", 3}},
-      {ErrorKind::CacheDamage, {"cache_damage", 3}}, {ErrorKind::Device, {"device", 4}},
-      {ErrorKind::Refused, {"refused", 4}}, {ErrorKind::Toolchain, {"toolchain", 5}},
-      {ErrorKind::Io, {"io", 1}},           {ErrorKind::Internal, {"internal", 5}}};
+  const std::pair<ErrorKind, std::pair<const char *, int>> kinds[] = {{ErrorKind::Ok, {"ok", 0}},
+                                                                      {ErrorKind::Input, {"input", 1}},
+                                                                      {ErrorKind::Proof, {"proof", 1}},
+                                                                      {ErrorKind::Usage, {"usage", 2}},
+                                                                      {ErrorKind::Mismatch, {"mismatch", 3}},
+                                                                      {ErrorKind::CacheMiss, {"cache_miss", 3}},
+                                                                      {ErrorKind::CacheDamage, {"cache_damage", 3}},
+                                                                      {ErrorKind::Device, {"device", 4}},
+                                                                      {ErrorKind::Refused, {"refused", 4}},
+                                                                      {ErrorKind::Toolchain, {"toolchain", 5}},
+                                                                      {ErrorKind::Io, {"io", 1}},
+                                                                      {ErrorKind::Internal, {"internal", 5}}};
   for (const auto &[kind, expected] : kinds) {
     CHECK(std::string(name(kind)) == expected.first);
     CHECK(exitCode(kind) == expected.second);

@@ -65,9 +65,9 @@ inline std::string dump(const ir::Layer &l) {
     for (ir::ValueId id : p.operands) out << " o" << id;
     if (const auto *a = std::get_if<ir::NormAttrs>(&p.attrs)) out << " " << a->eps << " " << static_cast<int>(a->gamma);
     if (const auto *a = std::get_if<ir::QkvAttrs>(&p.attrs))
-      out << " " << a->bias << " " << a->q_norm << " " << a->k_norm << " " << a->eps << " " << static_cast<int>(a->gamma)
-          << " " << a->rope << " " << a->rotary << " " << static_cast<int>(a->pairing) << " "
-          << static_cast<int>(a->gate_rows) << " " << a->append;
+      out << " " << a->bias << " " << a->q_norm << " " << a->k_norm << " " << a->eps << " "
+          << static_cast<int>(a->gamma) << " " << a->rope << " " << a->rotary << " " << static_cast<int>(a->pairing)
+          << " " << static_cast<int>(a->gate_rows) << " " << a->append;
     if (const auto *a = std::get_if<ir::AttnAttrs>(&p.attrs)) out << " " << a->scale << " " << a->sigmoid_gate;
     if (const auto *a = std::get_if<ir::GatherAttrs>(&p.attrs)) out << " " << static_cast<int>(a->by);
     if (const auto *a = std::get_if<ir::Fc1Attrs>(&p.attrs)) out << " " << static_cast<int>(a->act);
@@ -85,7 +85,8 @@ inline std::string dump(const ir::Layer &l) {
 inline std::string dump(const ir::Module &m) {
   std::string out;
   for (const ir::Layer &layer : m.layers) out += dump(layer);
-  for (const ir::Stack &stack : m.stacks) out += stack.name + dump(stack.items) + dump(stack.head) + dump(stack.tail) + "\n";
+  for (const ir::Stack &stack : m.stacks)
+    out += stack.name + dump(stack.items) + dump(stack.head) + dump(stack.tail) + "\n";
   for (bool is_stack : m.order) out += is_stack ? "s" : "l";
   for (const std::string &line : m.tail) out += "<" + line + ">";
   return out;

@@ -1,5 +1,5 @@
-// ir_verifier.cpp: verification of modules that no text guards: built by hand, or damaged after parsing; instances and the
-// schedule of a file. Errors with text are in tests/language/errors.
+// ir_verifier.cpp: verification of modules that no text guards: built by hand, or damaged after parsing; instances and
+// the schedule of a file. Errors with text are in tests/language/errors.
 #include "ir_support.h"
 
 #include <doctest/doctest.h>
@@ -66,7 +66,10 @@ TEST_CASE("ir: a damaged tree is an error, never a crash") {
       {"no results", [](ir::Layer &l) { phase(l, ir::Op::fc2).results.clear(); }},
       {"return out of range", [](ir::Layer &l) { l.returns[0] = 1 << 20; }},
       {"no return", [](ir::Layer &l) { l.returns.clear(); }},
-      {"event out of range", [](ir::Layer &l) { l.events.push_back({ir::EventKind::Grid, -1, 3, {}}); }},
+      {"event out of range",
+       [](ir::Layer &l) {
+         l.events.push_back({ir::EventKind::Grid, -1, 3, {}});
+       }},
       {"huge dim", [](ir::Layer &l) { l.dims[0].second = INT64_MAX; }},
       {"negative dim", [](ir::Layer &l) { l.dims[1].second = -8; }},
       {"tokens", [](ir::Layer &l) { l.tokens_max = 17; }},
@@ -78,22 +81,28 @@ TEST_CASE("ir: a damaged tree is an error, never a crash") {
       {"a shape of another", [](ir::Layer &l) { l.values[l.phases[0].results[0]].shape[1] += 16; }},
       {"a dtype of another", [](ir::Layer &l) { l.values[l.phases[0].results[0]].dtype = ir::DType::f32; }},
       {"an unknown knob", [](ir::Layer &l) { l.schedule.emplace_back("no_such", "1"); }},
-      {"a page of none", [](ir::Layer &l) { for (auto &v : l.values) if (v.kind == ir::ValueKind::Cache) v.cache.page = 0; }},
+      {"a page of none",
+       [](ir::Layer &l) {
+         for (auto &v : l.values)
+           if (v.kind == ir::ValueKind::Cache) v.cache.page = 0;
+       }},
       {"eps nan", [](ir::Layer &l) { std::get<ir::NormAttrs>(l.phases[0].attrs).eps = 0.0 / 0.0; }},
       {"scale nan", [](ir::Layer &l) { std::get<ir::AttnAttrs>(phase(l, ir::Op::attn).attrs).scale = 0.0 / 0.0; }},
-      {"rotary without rope", [](ir::Layer &l) { std::get<ir::QkvAttrs>(phase(l, ir::Op::qkv).attrs).rope = ir::kNone; }},
+      {"rotary without rope",
+       [](ir::Layer &l) { std::get<ir::QkvAttrs>(phase(l, ir::Op::qkv).attrs).rope = ir::kNone; }},
   };
-  for (const auto &[name, damage] : damages)
+  for (const auto &damage : damages)
     for (bool with_text : {true, false}) {
-      INFO(name << " " << with_text);
+      INFO(damage.first << " " << with_text);
       ir::Module module = example("tiny_qwen35_27b");
       REQUIRE(ir::verify(module).ok());
-      damage(module.layers[0]);
+      damage.second(module.layers[0]);
       if (!with_text) {
         module.text.clear();
         module.layers[0].statements.clear();
         module.layers[0].dim_ranges.clear();
-        for (ir::Phase &p : module.layers[0].phases) p.operand_ranges.clear(), p.attr_ranges.clear(), p.range = p.op_range = {};
+        for (ir::Phase &p : module.layers[0].phases)
+          p.operand_ranges.clear(), p.attr_ranges.clear(), p.range = p.op_range = {};
       }
       const Status status = ir::verify(module);
       CHECK(status.kind() == ErrorKind::Input);

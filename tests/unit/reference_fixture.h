@@ -31,6 +31,20 @@ inline uint32_t bitsOf(float value) {
   return bits;
 }
 
+// The contract, word for word: lane = k mod 32 ascending from +0, xor butterfly over all lanes.
+inline float plainChain(const float *a, const float *b, int64_t begin, int64_t end) {
+  float lanes[32] = {};
+  for (int lane = 0; lane < 32; ++lane)
+    for (int64_t k = begin; k < end; ++k)
+      if (k % 32 == lane) lanes[lane] = std::fma(a[k], b[k], lanes[lane]);
+  for (int mask : {16, 8, 4, 2, 1}) {
+    float old[32];
+    std::copy(lanes, lanes + 32, old);
+    for (int lane = 0; lane < 32; ++lane) lanes[lane] = old[lane] + old[lane ^ mask];
+  }
+  return lanes[0];
+}
+
 // What varies between cases. Sizes are awkward on purpose: head_dim is not a multiple of 32, ffn not of 64.
 struct Shape {
   int64_t hidden = 96, heads = 4, kv_heads = 2, hd = 48, ffn = 80, rotary = 24, max_pos = 64, page = 4;

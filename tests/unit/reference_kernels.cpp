@@ -34,20 +34,6 @@ std::vector<float> wildFloats(size_t n, uint32_t seed) {
   return out;
 }
 
-// The contract, word for word: lane = k mod 32 ascending from +0, xor butterfly over all lanes.
-float plainChain(const float *a, const float *b, int64_t begin, int64_t end) {
-  float lanes[32] = {};
-  for (int lane = 0; lane < 32; ++lane)
-    for (int64_t k = begin; k < end; ++k)
-      if (k % 32 == lane) lanes[lane] = std::fma(a[k], b[k], lanes[lane]);
-  for (int mask : {16, 8, 4, 2, 1}) {
-    float old[32];
-    std::copy(lanes, lanes + 32, old);
-    for (int lane = 0; lane < 32; ++lane) lanes[lane] = old[lane] + old[lane ^ mask];
-  }
-  return lanes[0];
-}
-
 } // namespace
 
 TEST_CASE("reference chains: written order at every alignment, on both paths") {

@@ -53,8 +53,9 @@ struct Key {
   auto operator<=>(const Key &) const = default;
 };
 
-/// One input of the key, kept beside it so that a miss explains itself. Sections hold inputs as they were asked for, not
-/// what was derived from them: then a changed target is one difference and not also every knob whose default follows it.
+/// One input of the key, kept beside it so that a miss explains itself. Sections hold inputs as they were asked for,
+/// not what was derived from them: then a changed target is one difference and not also every knob whose default
+/// follows it.
 struct Section {
   std::string name;   ///< "ir", "knob:<knob>", "template:<file>", "target", "options", "abi", "kernel", ...
   std::string digest; ///< hexadecimal, 64 or 128 bits
@@ -141,7 +142,8 @@ struct Miss {
 
   /// Several lines for people: the key, the nearest entry, the reasons.
   std::string text() const;
-  /// {"outcome": "miss", "key", "nearest": {"key", ...} | null, "reasons": [{"section", "from", "to", "text"}], "notes"}.
+  /// {"outcome": "miss", "key", "nearest": {"key", ...} | null, "reasons": [{"section", "from", "to", "text"}],
+  /// "notes"}.
   std::string json() const;
 };
 
@@ -182,22 +184,22 @@ struct CacheOptions {
   int compile_slots = 0; ///< compiles at a time on this host, over all processes; 0: one per processor
   std::chrono::milliseconds wait_max{120'000}; ///< then compile oneself
   int64_t memory_bytes_max = int64_t(512) << 20;
-  std::string evict_policy; ///< applied to the user file at close, see evict()
+  std::string evict_policy;                      ///< applied to the user file at close, see evict()
   std::function<void(const std::string &)> warn; ///< one line per cause, from any thread; must not call the cache
 };
 
 struct CacheCounters {
   int64_t hits_memory = 0, hits_blessed = 0, hits_user = 0;
   int64_t misses = 0;
-  int64_t compiles = 0;     ///< compile functions run
-  int64_t published = 0;    ///< rows written to the user file
-  int64_t races_lost = 0;   ///< another process published first; its bytes were used
-  int64_t waits = 0;        ///< obtain() calls that waited for another thread or process
+  int64_t compiles = 0;   ///< compile functions run
+  int64_t published = 0;  ///< rows written to the user file
+  int64_t races_lost = 0; ///< another process published first; its bytes were used
+  int64_t waits = 0;      ///< obtain() calls that waited for another thread or process
   int64_t wait_timeouts = 0;
   int64_t damaged_rows = 0; ///< checksum failures, any layer
   int64_t quarantined = 0;  ///< of those, moved aside in the user file
   int64_t files_set_aside = 0;
-  int64_t degraded = 0;     ///< operations that fell back to memory
+  int64_t degraded = 0;                            ///< operations that fell back to memory
   std::map<std::string, int64_t> misses_by_reason; ///< by the section of the first reason; "empty" for an empty cache
 };
 
@@ -222,7 +224,8 @@ public:
   Cache(const Cache &) = delete;
   Cache &operator=(const Cache &) = delete;
 
-  /// Memory, then blessed files in order, then the user file. Bytes are checked on every read from a file. Writes nothing.
+  /// Memory, then blessed files in order, then the user file. Bytes are checked on every read from a file. Writes
+  /// nothing.
   std::optional<Hit> lookup(const Query &query);
 
   /// The nearest entry and what differs. Reads metadata only, changes no counter.
@@ -230,8 +233,8 @@ public:
   /// explain(), and counts the miss under its first reason.
   Miss miss(const Query &query);
 
-  /// Finds or makes. One compile() per key among all threads and all processes that share the user directory; the others
-  /// wait, at most wait_max. A failed compile's error goes to everybody who waited in this process.
+  /// Finds or makes. One compile() per key among all threads and all processes that share the user directory; the
+  /// others wait, at most wait_max. A failed compile's error goes to everybody who waited in this process.
   Result<Hit> obtain(const Query &query, const CompileFn &compile, const ObtainHooks &hooks = {});
 
   /// Stores without compiling (import, tuning). The hit holds the winner's bytes when another process was first.
@@ -266,7 +269,7 @@ struct EntryInfo {
   Key key;
   std::string toolchain, layer, target, config, resources;
   int64_t payload_bytes = 0, source_bytes = 0, ptx_bytes = 0;
-  std::string checksum, listing_checksum; ///< XXH3-128 of the row, and of its source and PTX
+  std::string checksum, listing_checksum;      ///< XXH3-128 of the row, and of its source and PTX
   int64_t created_s = 0, used_s = 0, uses = 0; ///< user file only; seconds since 1970
 };
 
@@ -286,8 +289,8 @@ Result<StoreStats> storeStats(const std::string &path);
 
 struct VerifyReport {
   int64_t entries = 0, bytes = 0;
-  std::string sha256;  ///< of the file as it is
-  std::string sidecar; ///< "ok" | "absent" | "mismatch" | "pinned ok" | "pinned mismatch"
+  std::string sha256;                ///< of the file as it is
+  std::string sidecar;               ///< "ok" | "absent" | "mismatch" | "pinned ok" | "pinned mismatch"
   std::vector<std::string> findings; ///< one line per damaged row or rule; empty: sound
   bool ok() const { return findings.empty(); }
 };
@@ -300,8 +303,9 @@ Status clearStore(const std::string &path);
 struct EvictReport {
   int64_t entries = 0, bytes = 0, kept_entries = 0, kept_bytes = 0;
 };
-/// Policy text after LLVM's: "prune_after=30d:cache_size_bytes=1g:cache_size_files=5000"; any subset; durations s, m, h, d;
-/// sizes k, m, g. By last use, oldest first; what was used within the last minute stays. ErrorKind::Usage for bad text.
+/// Policy text after LLVM's: "prune_after=30d:cache_size_bytes=1g:cache_size_files=5000"; any subset; durations s, m,
+/// h, d; sizes k, m, g. By last use, oldest first; what was used within the last minute stays. ErrorKind::Usage for bad
+/// text.
 Result<EvictReport> evict(const std::string &path, const std::string &policy);
 
 // ---- blessed files ---------------------------------------------------------------------------------------------
@@ -314,8 +318,8 @@ struct MergeReport {
   int64_t entries = 0, duplicates = 0;
   std::string sha256;
 };
-/// Merges user or blessed files into a blessed one; one input exports it. Refuses (CacheDamage) damaged rows, an input that
-/// does not match its .sha256, and equal key and toolchain with different bytes: both digests are named.
+/// Merges user or blessed files into a blessed one; one input exports it. Refuses (CacheDamage) damaged rows, an input
+/// that does not match its .sha256, and equal key and toolchain with different bytes: both digests are named.
 Result<MergeReport> mergeStores(const std::vector<std::string> &inputs, const std::string &out);
 
 struct EntryChange {
@@ -324,7 +328,8 @@ struct EntryChange {
 };
 struct StoreDiff {
   std::vector<EntryInfo> added, removed;
-  std::vector<EntryChange> changed; ///< same key and other bytes, or same layer, target and configuration under another key
+  std::vector<EntryChange>
+      changed; ///< same key and other bytes, or same layer, target and configuration under another key
   int64_t same = 0;
 };
 Result<StoreDiff> diffStores(const std::string &a, const std::string &b);

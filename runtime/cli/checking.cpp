@@ -1,0 +1,98 @@
+// checking.cpp: see checking.h.
+#include "runtime/cli/checking.h"
+
+#include "llvm/Support/Format.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace phasec::cli {
+namespace {
+
+using phasec_reference::Comparison;
+
+size_t elements(const std::string &dtype, size_t bytes) { return dtype == "bf16" ? bytes / 2 : dtype == "fp8_e4m3" ? bytes : bytes / 4; }
+
+void record(CheckResult &result, const std::string &what, const std::string &dtype, const uint8_t *got,
+            const std::vector<uint8_t> &expected, int64_t row_elements) {
+  Comparison c = phasec_reference::compare(dtype, got, expected.data(), elements(dtype, expected.size()));
+  result.max_abs = std::max(result.max_abs, c.max_abs);
+  result.rel_l2 = std::max(result.rel_l2, c.rel_l2);
+  if (c.bit_exact) return;
+  std::string text;
+  llvm::raw_string_ostream out(text);
+  out << what << " differs from the reference: first at row " << c.first_mismatch_index / row_elements << ", element "
+      << c.first_mismatch_index % row_elements << "; max_abs " << llvm::format("%g", c.max_abs) << ", rel_l2 " << llvm::format("%g", c.rel_l2);
+  result.find(out.str());
+}
+
+/// This step's rows of a downloaded cache, in the reference's order [token][head][dim].
+std::vector<uint8_t> gatherRows(const HostInputs &inputs, const HostCache &cache, const uint8_t *base) {
+  std::vector<uint8_t> rows;
+  for (int s = 0; s < inputs.sequences(); s++)
+    for (int t = inputs.seq_first[size_t(s)]; t < inputs.seq_first[size_t(s) + 1]; t++) {
+      int row = inputs.seq_context[size_t(s)] + t - inputs.seq_first[size_t(s)];
+      const uint8_t *at = base + inputs.page(s, row, cache.page) * cache.page_stride + row % cache.page * cache.row_stride;
+      for (int64_t h = 0; h < cache.heads; h++)
+        rows.insert(rows.end(), at + h * cache.head_stride, at + h * cache.head_stride + cache.row_bytes);
+    }
+  return rows;
+}
+
+/// Writes `rows` where gatherRows reads them.
+void scatterRows(const HostInputs &inputs, const HostCache &cache, uint8_t *base, const std::vector<uint8_t> &rows) {
+  const uint8_t *from = rows.data();
+  for (int s = 0; s < inputs.sequences(); s++)
+    for (int t = inputs.seq_first[size_t(s)]; t < inputs.seq_first[size_t(s) + 1]; t++) {
+      int row = inputs.seq_context[size_t(s)] + t - inputs.seq_first[size_t(s)];
+      uint8_t *at = base + inputs.page(s, row, cache.page) * cache.page_stride + row % cache.page * cache.row_stride;
+      for (int64_t h = 0; h < cache.heads; h++, from += cache.row_bytes) std::memcpy(at + h * cache.head_stride, from, size_t(cache.row_bytes));
+    }
+}
+
+void checkCache(CheckResult &result, const HostInputs &inputs, const std::string &name, const HostCache &got,
+                const phasec_reference::Output &reference) {
+  HostCache expected = inputs.caches.at(name);
+  uint8_t *v_base = expected.v.empty() ? expected.k.data() + expected.v_offset : expected.v.data();
+  for (bool values : {false, true}) {
+    auto rows = reference.buffers.find(name + (values ? ".appended.v" : ".appended.k"));
+    if (rows == reference.buffers.end()) continue;
+    std::vector<uint8_t> written = gatherRows(inputs, got, values ? got.vBase() : got.k.data());
+    int64_t row_elements = int64_t(elements(got.dtype, size_t(got.heads * got.row_bytes)));
+    record(result, std::string("appended ") + (values ? "V" : "K") + " of %" + name, got.dtype, written.data(), rows->second, row_elements);
+    scatterRows(inputs, expected, values ? v_base : expected.k.data(), written);
+  }
+  auto first_change = [&](const std::vector<uint8_t> &a, const std::vector<uint8_t> &b, const char *what) {
+    auto at = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first;
+    if (at != a.end())
+      result.find("%" + name + ": byte " + std::to_string(at - a.begin()) + " of " + what +
+                  " changed, which is in none of this step's rows");
+  };
+  first_change(expected.k, got.k, expected.v.empty() ? "the cache" : "K");
+  first_change(expected.v, got.v, "V");
+}
+
+} // namespace
+
+Result<CheckResult> checkAgainstReference(const Plan &plan, const ir::Module &module, const HostInputs &inputs,
+                                          const Downloaded &downloaded) {
+  CheckResult result;
+  phasec_reference::Output reference;
+  std::string error;
+  if (!phasec_reference::run(planJson(plan, module), inputs.view(), &reference, &error))
+    return Status::internal("the reference refuses the plan or its inputs: " + error);
+  for (const OutputArray &out : downloaded.outputs) {
+    auto expected = reference.buffers.find(out.name);
+    if (expected == reference.buffers.end()) return Status::internal("the reference has no output %" + out.name);
+    if (expected->second.size() != out.bytes.size())
+      result.find("%" + out.name + " has " + std::to_string(out.bytes.size()) + " bytes, the reference's " +
+                  std::to_string(expected->second.size()));
+    else record(result, "%" + out.name, out.dtype, out.bytes.data(), expected->second, out.shape.back());
+  }
+  for (const std::string &name : downloaded.overruns) result.find("%" + name + ": rows behind this step's tokens were written");
+  for (const auto &[name, cache] : downloaded.caches) checkCache(result, inputs, name, cache, reference);
+  return result;
+}
+
+} // namespace phasec::cli

@@ -1,8 +1,12 @@
 // encode.cpp: see encode.h.
 #include "cache/encode.h"
 
-#define XXH_INLINE_ALL
+// The library's own choice of vector width at run time where it was built with one (Debian's is): 2.5 x on AVX2.
+#define XXH_STATIC_LINKING_ONLY
 #include <xxhash.h>
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>
+#endif
 
 #include <algorithm>
 #include <cctype>

@@ -159,7 +159,7 @@ struct Phase {
 enum class EventKind : uint8_t { Grid, Counter };
 const char *name(EventKind);
 
-/// An event as written (`sync = explicit`): `event grid %p -> %h` or `event counter %a -> %p`. It lies between the phase
+/// An event as written (`sync explicit`): `event grid %p -> %h` or `event counter %a -> %p`. It lies between the phase
 /// that defines `from` and the phase that defines `to`. A grid event orders everything before it with everything after;
 /// a counter event orders the slices of `from` with their readers in the phase that defines `to`.
 struct EventStmt {
@@ -177,7 +177,7 @@ struct Trivia {
   std::string after;               // behind the statement, on its last line
 };
 
-/// One statement of a layer as the file orders them: `count` elements from `first` of the list that `kind` names. A layer
+/// One statement of a layer as the file orders them: `count` elements from `first` of the list that `kind` names. One
 /// built by hand has no statements; the printer then takes the canonical order.
 struct Statement {
   enum class Kind : uint8_t { Dims, Tokens, Sync, Schedule, Value, Phase, Event, Return };

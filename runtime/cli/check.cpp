@@ -43,12 +43,12 @@ void writeDiagnostic(llvm::json::OStream &json, const ir::Module &module, const 
   json.object([&] {
     json.attribute("severity", "error");
     writePlace(json, module, d.range);
-    json.attribute("text", d.text);
+    json.attribute("text", clean(d.text));
     json.attributeArray("notes", [&] {
       for (const ir::Diagnostic::Note &note : d.notes)
         json.object([&] {
           if (note.range.end) writePlace(json, module, note.range);
-          json.attribute("text", note.text);
+          json.attribute("text", clean(note.text));
         });
     });
   });
@@ -56,7 +56,7 @@ void writeDiagnostic(llvm::json::OStream &json, const ir::Module &module, const 
 
 void writeFileReport(llvm::json::OStream &json, const Checked &c) {
   json.object([&] {
-    json.attribute("path", c.path);
+    json.attribute("path", clean(c.path));
     json.attribute("ok", c.ok());
     json.attribute("proved", c.proved);
     json.attributeArray("diagnostics", [&] {
@@ -65,7 +65,7 @@ void writeFileReport(llvm::json::OStream &json, const Checked &c) {
         json.object([&] {
           json.attribute("severity", "error");
           json.attribute("kind", name(c.plan.kind()));
-          json.attribute("text", c.plan.text());
+          json.attribute("text", clean(c.plan.text()));
           json.attributeArray("notes", [] {});
         });
     });

@@ -136,6 +136,8 @@ void printJson(std::string_view command, llvm::function_ref<void(llvm::json::OSt
 
 void printResult(const std::string &text) { llvm::outs() << text; }
 
+std::string clean(std::string_view text) { return llvm::json::fixUTF8(llvm::StringRef(text.data(), text.size())); }
+
 void writeReasons(llvm::json::OStream &json, const std::vector<Reason> &reasons) {
   json.attributeArray("reasons", [&] {
     for (const Reason &r : reasons)

@@ -59,6 +59,8 @@ void printError(const Status &status);
 void printJson(std::string_view command, llvm::function_ref<void(llvm::json::OStream &)> members);
 /// Text or a JSON value that is already text.
 void printResult(const std::string &text);
+/// Text that came from outside, for JSON: bytes that are no UTF-8 are replaced.
+std::string clean(std::string_view text);
 void writeReasons(llvm::json::OStream &json, const std::vector<Reason> &reasons);
 
 /// Reads a whole file. ErrorKind::Io.

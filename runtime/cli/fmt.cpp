@@ -82,7 +82,7 @@ Result<int> fmtMain() {
       json.attributeArray("not_canonical", [&] {
         for (const auto &[path, line] : different)
           json.object([&] {
-            json.attribute("path", path);
+            json.attribute("path", clean(path));
             json.attribute("line", line);
           });
       });

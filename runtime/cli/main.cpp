@@ -56,7 +56,7 @@ int fail(const Command &command, const Status &status) {
     printJson(command.name, [&](llvm::json::OStream &json) {
       json.attributeObject("error", [&] {
         json.attribute("kind", name(status.kind()));
-        json.attribute("text", status.text());
+        json.attribute("text", clean(status.text()));
       });
     });
   return exitCode(status.kind());

@@ -4,11 +4,13 @@
 #include "compiler/nvrtc.h"
 #include "compiler/plan.h"
 
+#include "llvm/Config/llvm-config.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Format.h"
 #include "llvm/Support/Program.h"
 
 #include <algorithm>
+#include <optional>
 
 namespace phasec::cli {
 namespace {
@@ -25,6 +27,12 @@ cl::opt<Emit> emit("emit", cl::desc("ir, plan, cuda, ptx, sass or resources (def
                               clEnumValN(Emit::Resources, "resources", "registers, spills, memory")),
                    RENDER);
 cl::opt<std::string> output("o", cl::desc("write there instead of stdout (-)"), cl::value_desc("F"), cl::init("-"), RENDER);
+
+#if LLVM_VERSION_MAJOR < 16
+using OptionalRef = llvm::Optional<llvm::StringRef>;
+#else
+using OptionalRef = std::optional<llvm::StringRef>;
+#endif
 
 NvrtcSearch search(const RuntimeOptions &options) {
   NvrtcSearch where;
@@ -117,9 +125,9 @@ Result<std::string> disassemble(const std::vector<uint8_t> &cubin, const std::st
     return Status::io("cannot create a temporary file");
   PHASEC_TRY(writeFile(image.str().str(), {reinterpret_cast<const char *>(cubin.data()), cubin.size()}));
   std::vector<llvm::StringRef> arguments{*tool, cuobjdump ? "-sass" : "-c", image};
-  llvm::Optional<llvm::StringRef> redirects[] = {llvm::StringRef("/dev/null"), text.str(), llvm::StringRef("/dev/null")};
+  OptionalRef redirects[] = {llvm::StringRef("/dev/null"), text.str(), llvm::StringRef("/dev/null")};
   std::string error;
-  int status = llvm::sys::ExecuteAndWait(*tool, arguments, llvm::None, redirects, 0, 0, &error);
+  int status = llvm::sys::ExecuteAndWait(*tool, arguments, {}, redirects, 0, 0, &error);
   Result<std::string> sass = readFile(text.str().str());
   (void)llvm::sys::fs::remove(image);
   (void)llvm::sys::fs::remove(text);

@@ -113,7 +113,7 @@ Status recordKernel(const Kernel &kernel, const Layers &layers) {
   llvm::json::OStream json(out);
   json.object([&] {
     json.attribute("schema", "phasec.manifest/1");
-    json.attribute("file", path.str());
+    json.attribute("file", clean(path.str()));
     json.attribute("layer", layers.name());
     json.attribute("target", kernel.provenance().artefact->target);
     json.attribute("config", kernel.plan().schedule.canonical());
@@ -137,7 +137,7 @@ void writeCache(llvm::json::OStream &json, const Kernel &kernel) {
   json.attributeObject("cache", [&] {
     json.attribute("outcome", kernel.miss() ? "miss" : "hit");
     json.attribute("layer", name(kernel.provenance().layer));
-    json.attribute("path", kernel.provenance().path);
+    json.attribute("path", clean(kernel.provenance().path));
     json.attribute("key", kernel.key().text());
     if (kernel.miss() && kernel.miss()->nearest)
       json.attributeObject("nearest", [&] {

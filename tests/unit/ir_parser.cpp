@@ -31,8 +31,8 @@ const char *kLayer = R"(layer @full {
   weight   %w_1    : bf16[ffn * 2, hidden]
   weight   %w_2    : bf16[hidden, ffn]
   %xn      = norm %x, %g { rms, eps = 1e-5, gamma = one_plus }
-  %q, %gate = qkv %xn, %w_qkv, %kv { bias = %bias, q_norm = %gh, k_norm = %gh, gamma = one_plus, eps = 2e-6, rope = %rope,
-                                     rotary = 8, pairing = interleaved, gate_rows = per_head, append }
+  %q, %gate = qkv %xn, %w_qkv, %kv { bias = %bias, q_norm = %gh, k_norm = %gh, gamma = one_plus, eps = 2e-6,
+                                     rope = %rope, rotary = 8, pairing = interleaved, gate_rows = per_head, append }
   %a       = attn %q, %kv, %gate { gate = sigmoid, scale = 0.125 }
   %p       = wo %a, %w_o { split = 4 }
   %h : bf16 = gather %p, %x { by = consumers }

@@ -1,0 +1,174 @@
+// doctor.cpp: `phasec doctor`: what works on this machine, every setting with its source, and a remedy for each problem.
+#include "runtime/cli/cli.h"
+
+#include "compiler/nvrtc.h"
+#include "runtime/device.h"
+#include "runtime/sim/compiler.h"
+
+#include "llvm/Support/Format.h"
+
+#include <optional>
+
+namespace phasec::cli {
+namespace {
+
+/// One thing that works or does not. `needed`: nothing runs without it.
+struct Finding {
+  std::string name, state; ///< "ok" | "absent" | "warning" | "unusable"
+  std::string text;        ///< what was found, or the problem with its remedy
+};
+
+struct Report {
+  Session session;
+  std::vector<Finding> findings;
+  std::vector<LayerState> layers;
+  std::vector<std::string> refusals;
+  std::optional<DeviceInfo> cuda;
+
+  void add(std::string name, std::string state, std::string text) {
+    findings.push_back({std::move(name), std::move(state), std::move(text)});
+  }
+  bool usable() const {
+    for (const Finding &f : findings)
+      if (f.state == "unusable") return false;
+    return true;
+  }
+};
+
+void examineDriver(Report &r) {
+  auto device = openCuda(r.session.options.cuda_path, r.session.options.ordinal);
+  bool asked = r.session.options.device == DeviceChoice::Cuda;
+  if (!device) return r.add("cuda driver", asked ? "unusable" : "absent", device.status().text());
+  r.cuda = (*device)->info();
+  r.add("cuda driver", "ok", r.cuda->driver + ", " + r.cuda->name + " (" + r.cuda->target + ", " + std::to_string(r.cuda->sms) + " SMs)");
+}
+
+void examineCompilers(Report &r) {
+  const RuntimeOptions &o = r.session.options;
+  NvrtcSearch search;
+  search.explicit_path = o.nvrtc_path;
+  search.library_dirs = o.library_dirs;
+  search.site_packages = o.site_packages;
+  auto nvrtc = Nvrtc::open(search);
+  bool explicit_path = !o.nvrtc_path.empty();
+  if (!nvrtc) {
+    r.add("nvrtc", explicit_path ? "unusable" : "absent", nvrtc.status().text());
+  } else {
+    auto toolchain = (*nvrtc)->toolchain();
+    r.add("nvrtc", toolchain ? "ok" : "unusable", toolchain ? *toolchain + ", " + (*nvrtc)->file().path : toolchain.status().text());
+  }
+  auto cxx = findHostCompiler(o.host_compiler, o.search_path);
+  if (!cxx) return r.add("host compiler", o.device == DeviceChoice::Sim ? "unusable" : "absent", cxx.status().text());
+  auto identity = simToolchain(*cxx);
+  r.add("host compiler", identity ? "ok" : "warning", identity ? *identity : identity.status().text());
+}
+
+void examineCache(Report &r) {
+  CacheOptions options = r.session.options.cache;
+  options.warn = nullptr; // the states below say the same
+  auto cache = Cache::open(options);
+  if (!cache) return r.add("cache", "unusable", cache.status().text());
+  r.layers = (*cache)->layers();
+  for (const LayerState &layer : r.layers) {
+    std::string what = layer.path + (layer.usable ? layer.writable ? ": readable and writable" : ": readable" : ": not usable");
+    bool fine = layer.usable && (layer.writable || layer.layer != CacheLayer::User);
+    if (layer.layer == CacheLayer::Memory) continue;
+    r.add(std::string("cache, ") + name(layer.layer), fine ? "ok" : "warning", what + (layer.problem.empty() ? "" : "; " + layer.problem));
+  }
+}
+
+void examineSettings(Report &r) {
+  for (const std::string &problem : r.session.environment.problems) r.add("environment", "unusable", problem);
+  for (const UnknownVariable &u : r.session.environment.unknown)
+    r.add("environment", "warning",
+          u.name + " means nothing to phasec" + (u.suggestion.empty() ? "; unset it" : "; did you mean " + u.suggestion + "?"));
+  bool runs = false;
+  for (const Finding &f : r.findings) runs |= f.state == "ok" && (f.name == "cuda driver" || f.name == "host compiler");
+  if (!runs) r.add("devices", "unusable", "no device to run on: neither a CUDA driver nor a host compiler for the sim; install g++ or the driver");
+  r.refusals.push_back("math = fast: everything; use --exact");
+}
+
+void writeJson(const Report &r) {
+  printJson("doctor", [&](llvm::json::OStream &json) {
+    json.attribute("version", PHASEC_VERSION);
+    json.attribute("ok", r.usable());
+    json.attributeArray("findings", [&] {
+      for (const Finding &f : r.findings)
+        json.object([&] {
+          json.attribute("name", f.name);
+          json.attribute("state", f.state);
+          json.attribute("text", clean(f.text));
+        });
+    });
+    json.attributeArray("targets", [&] {
+      for (const std::string &t : targetNames()) json.value(t);
+    });
+    json.attributeArray("knobs", [&] {
+      for (const KnobInfo &k : knobs())
+        json.object([&] {
+          json.attribute("name", k.name);
+          json.attribute("value", r.session.schedule.text(k.name));
+          json.attribute("origin", name(r.session.schedule.origin(k.name)));
+          json.attribute("doc", k.doc);
+        });
+    });
+    json.attributeArray("environment", [&] {
+      for (const Setting &s : r.session.environment.settings)
+        json.object([&] {
+          json.attribute("name", s.name);
+          json.attribute("value", clean(s.value));
+          json.attribute("origin", s.origin);
+        });
+    });
+    json.attributeArray("unknown_variables", [&] {
+      for (const UnknownVariable &u : r.session.environment.unknown)
+        json.object([&] {
+          json.attribute("name", clean(u.name));
+          json.attribute("suggestion", u.suggestion);
+        });
+    });
+    json.attributeArray("refusals", [&] {
+      for (const std::string &refusal : r.refusals) json.value(refusal);
+    });
+  });
+}
+
+const char *mark(const std::string &state) {
+  if (!colourful(1)) return "";
+  return state == "ok" ? "\033[32m" : state == "unusable" ? "\033[31m" : "\033[33m";
+}
+
+void printText(const Report &r) {
+  llvm::raw_ostream &out = llvm::outs();
+  out << "phasec " << PHASEC_VERSION << "\n\n";
+  for (const Finding &f : r.findings)
+    out << llvm::format("%-16s ", f.name.c_str()) << mark(f.state) << llvm::format("%-9s", f.state.c_str())
+        << (colourful(1) ? "\033[0m" : "") << " " << f.text << "\n";
+  out << llvm::left_justify("targets", 17);
+  for (const std::string &t : targetNames()) out << t << " ";
+  out << "\n\nknobs (value, origin; set with --set knob=value, in a file that PHASEC_CONFIG names, or in the layer):\n";
+  for (const KnobInfo &k : knobs())
+    out << llvm::format("  %-11s %-8s %-12s ", k.name, r.session.schedule.text(k.name).c_str(), name(r.session.schedule.origin(k.name)))
+        << k.doc << "\n";
+  out << "\nenvironment:\n";
+  for (const Setting &s : r.session.environment.settings)
+    out << llvm::format("  %-17s ", s.name.c_str()) << (s.value.empty() ? "-" : s.value) << "  (" << s.origin << ")\n";
+  out << "\nrefused:\n";
+  for (const std::string &refusal : r.refusals) out << "  " << refusal << "\n";
+}
+
+} // namespace
+
+Result<int> doctorMain() {
+  Report r;
+  PHASEC_ASSIGN(r.session, openSessionAnyway());
+  examineDriver(r);
+  examineCompilers(r);
+  examineCache(r);
+  examineSettings(r);
+  if (wantJson()) writeJson(r);
+  else printText(r);
+  return r.usable() ? 0 : kFinding;
+}
+
+} // namespace phasec::cli

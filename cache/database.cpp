@@ -175,6 +175,20 @@ Result<int64_t> Database::queryInteger(const char *sql) {
   return row ? statement.integer(0) : 0;
 }
 
+Result<bool> Database::readBlob(const char *table, const char *column, int64_t id, std::vector<uint8_t> &out) {
+  sqlite3_blob *blob = nullptr;
+  int code = sqlite3_blob_open(database_, "main", table, column, id, 0, &blob);
+  if (code == SQLITE_OK) {
+    out.resize(size_t(sqlite3_blob_bytes(blob)));
+    code = sqlite3_blob_read(blob, out.data(), int(out.size()), 0);
+  }
+  Status status = code == SQLITE_OK ? Status() : databaseStatus(code, "read", *path_, sqlite3_errmsg(database_));
+  sqlite3_blob_close(blob);
+  if (code == SQLITE_ERROR) return false;
+  if (!status.ok()) return status;
+  return true;
+}
+
 int64_t Database::changes() const { return sqlite3_changes(database_); }
 int64_t Database::lastRowId() const { return sqlite3_last_insert_rowid(database_); }
 

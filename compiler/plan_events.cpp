@@ -87,7 +87,7 @@ private:
     e.from_step = from;
     e.to_step = to;
     const Step &a = body_.steps[from], &b = body_.steps[to];
-    e.edge = resultName(a) + " " + ir::name(a.op) + " -> " + resultName(b) + " " + ir::name(b.op);
+    e.edge = producedBy(a) + " -> " + producedBy(b);
     e.reason = std::move(reason);
     if (kind == EventKind::Counter) countArrivals(e, a, b);
     body_.steps[from].signals.push_back(e.id);
@@ -113,9 +113,13 @@ private:
     }
   }
 
-  std::string resultName(const Step &s) const {
-    const ir::Phase &p = layer_.phases[s.phase];
-    return "%" + layer_.values[p.results[0]].name;
+  /// "%h gather": what a step leaves behind; a wo step that folds its slots leaves the gathered value.
+  std::string producedBy(const Step &s) const {
+    const ir::Phase *p = &layer_.phases[s.phase];
+    if (s.op == Op::wo && s.results[0] >= 0)
+      for (const ir::Phase &q : layer_.phases)
+        if (q.op == Op::gather && q.operands[0] == p->results[0]) p = &q;
+    return "%" + layer_.values[p->results[0]].name + " " + ir::name(p->op);
   }
 
   /// The step in which a value is written.

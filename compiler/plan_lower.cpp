@@ -167,7 +167,7 @@ private:
     case Op::wo: lowerWo(phase); break;
     case Op::gather: return lowerGather(phase);
     case Op::fc1: lowerFc1(phase); break;
-    case Op::fc2: lowerFc2(phase); break;
+    case Op::fc2: return lowerFc2(phase);
     }
     return {};
   }
@@ -292,19 +292,24 @@ private:
     body_.steps.push_back(std::move(step));
   }
 
-  void lowerFc2(int phase) {
+  Status lowerFc2(int phase) {
     const ir::Phase &p = layer_.phases[phase];
     Step step = newStep(phase);
     step.gemv = gemv(p, p.operands[0], p.operands[1]);
-    if (std::get<ir::Fc2Attrs>(p.attrs).act_quant_nvfp4) step.gemv.operand.transform = Transform::QuantNvfp4;
+    bool staged_norm = step.gemv.operand.transform == Transform::Norm;
+    if (std::get<ir::Fc2Attrs>(p.attrs).act_quant_nvfp4) {
+      if (staged_norm)
+        return Status::input("fc2 %" + value(p.operands[0]).name + ": act_quant quantises what fc1 produced; its operand is a norm");
+      step.gemv.operand.transform = Transform::QuantNvfp4;
+    }
     int residual = p.operands.size() > 2 ? resultRegion(p.operands[2]) : -1;
     step.operands = {step.gemv.operand.region, region_of_[p.operands[1]], residual};
     step.results = {resultRegion(p.results[0])};
-    bool staged_norm = step.gemv.operand.transform == Transform::Norm;
     read(step, step.gemv.operand.region, staged_norm ? Access::Map::All : Access::Map::BySlot);
     read(step, residual, Access::Map::ByTile);
     step.writes.push_back({step.results[0], Access::Map::ByTile});
     body_.steps.push_back(std::move(step));
+    return {};
   }
 
   const ir::Layer &layer_;

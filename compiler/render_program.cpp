@@ -39,7 +39,7 @@ std::string cType(const std::string &dtype) { return dtype == "f32" ? "float" : 
 class BodyText {
 public:
   BodyText(const Plan &plan, const ir::Module &module, int index, int first_step)
-      : plan_(plan), layer_(module.layers[plan.bodies[index].layer]), body_(plan.bodies[index]), index_(index), first_step_(first_step) {}
+      : plan_(plan), layer_(module.layers[plan.bodies[index].layer]), body_(plan.bodies[index]), first_step_(first_step) {}
 
   void phases(llvm::raw_ostream &out) {
     out << "// ---- layer @" << layer_.name << " ----\n";
@@ -325,7 +325,7 @@ private:
   const Plan &plan_;
   const ir::Layer &layer_;
   const Body &body_;
-  int index_, first_step_;
+  int first_step_;
 };
 
 class ProgramBuilder {

@@ -177,8 +177,8 @@ struct Trivia {
   std::string after;               // behind the statement, on its last line
 };
 
-/// One statement of a layer as the file orders them: `count` elements from `first` of the list that `kind` names. One
-/// built by hand has no statements; the printer then takes the canonical order.
+/// One statement of a layer in the order of the file: `count` elements from `first` of the list that `kind` names. A
+/// layer built by hand has no statements; the printer then takes the canonical order.
 struct Statement {
   enum class Kind : uint8_t { Dims, Tokens, Sync, Schedule, Value, Phase, Event, Return };
   Kind kind;

@@ -243,6 +243,26 @@ Result<Runtime::Explanation> Runtime::explain(const Layers &layers, const Schedu
   return e;
 }
 
+Result<uint64_t> Runtime::allocate(int64_t bytes) {
+  if (!state_->device) return Status::usage("allocate: the runtime was opened without a device (DeviceChoice::None)");
+  return state_->device->allocate(bytes);
+}
+
+void Runtime::release(uint64_t address) {
+  if (state_->device) state_->device->release(address);
+}
+
+Status Runtime::upload(uint64_t to, const void *from, int64_t bytes) {
+  if (!state_->device) return Status::usage("upload: the runtime was opened without a device (DeviceChoice::None)");
+  return state_->device->upload(to, from, bytes);
+}
+
+Status Runtime::download(void *to, uint64_t from, int64_t bytes) {
+  if (!state_->device) return Status::usage("download: the runtime was opened without a device (DeviceChoice::None)");
+  PHASEC_TRY(state_->device->synchronize());
+  return state_->device->download(to, from, bytes);
+}
+
 Cache &Runtime::cache() { return *state_->cache; }
 Device &Runtime::device() { return *state_->device; }
 bool Runtime::hasDevice() const { return state_->device != nullptr; }

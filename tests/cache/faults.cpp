@@ -175,20 +175,20 @@ Complaint exercise(const Scene &scene, bool with_blessed, Random &random, Tally 
   return {};
 }
 
-/// After the fault is over a second run must find a sound user file with everything in it.
+/// After the fault is over the kernels must be right at once, and the user file sound and full in the end: damage in a side
+/// table may show itself only when the first process writes its counters at close, so a second one follows.
 Complaint expectHealed(const Scene &scene, bool damaged_user) {
-  Bench bench(scene.dir / "user");
-  auto cache = bench.open();
-  for (int round = 0; round < 2; ++round)
+  for (int process = 0; process < 2; ++process) {
+    Bench bench(scene.dir / "user");
+    auto cache = bench.open();
     for (int i = 0; i < kKernels; ++i) {
       Compiled kernel = kernelOf(i);
       Result<Hit> hit = cache->obtain(queryOf(kernel), [&]() -> Result<Compiled> { return kernel; });
       if (!hit.ok() || !sameBytes(*hit->artefact, kernel.artefact)) return "not healed: wrong kernel";
     }
-  cache.reset();
+  }
   auto entries = listEntries(scene.user);
   if (!entries.ok()) return "not healed: " + entries.status().text();
-  if (std::getenv("KEEP")) { std::filesystem::copy(scene.dir / "user", "/work/scratch/cache/kept", std::filesystem::copy_options::recursive); for (auto &w : *bench.warnings) std::printf("W %s\n", w.c_str()); }
   if (entries->size() < kKernels) return "not healed: " + std::to_string(entries->size()) + " entries";
   auto report = verifyStore(scene.user);
   // A flipped bit in a listing, an index or a free page hurts no kernel; verify names it, and `cache clear` ends it.

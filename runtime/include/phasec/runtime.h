@@ -178,6 +178,14 @@ public:
   };
   Result<Explanation> explain(const Layers &layers, const Schedule &schedule);
 
+  /// Memory of the device, zero-filled, 256-byte aligned, freed with the runtime at the latest. For hosts without an
+  /// allocator of their own; a host that has CUDA pointers binds those. The sim streams from this memory only.
+  Result<uint64_t> allocate(int64_t bytes);
+  void release(uint64_t address);
+  /// Synchronous copies; download() waits for what was launched. ErrorKind::Usage without a device.
+  Status upload(uint64_t to, const void *from, int64_t bytes);
+  Status download(void *to, uint64_t from, int64_t bytes);
+
   Cache &cache();
   Device &device();           ///< requires a device
   bool hasDevice() const;

@@ -1,0 +1,139 @@
+// plan_layout.cpp: nothing that a launch keeps in shared memory, in the counters or in the workspace overlaps, on any target.
+#include "compiler/plan_internal.h"
+#include "tests/unit/layer_support.h"
+
+using namespace layertest;
+
+namespace {
+
+struct Extent {
+  std::string name;
+  int64_t begin, end;
+};
+
+/// No overlap, and everything inside [0, size).
+void checkDisjoint(std::vector<Extent> extents, int64_t size) {
+  std::sort(extents.begin(), extents.end(), [](const Extent &a, const Extent &b) { return a.begin < b.begin; });
+  int64_t at = 0;
+  for (const Extent &e : extents) {
+    INFO(e.name, " [", e.begin, ", ", e.end, ") after ", at, ", of ", size);
+    REQUIRE(e.begin >= at);
+    REQUIRE(e.end > e.begin);
+    at = e.end;
+  }
+  REQUIRE(at <= size);
+}
+
+void checkShared(const Plan &p, const ir::Module &module) {
+  const SharedLayout &l = p.shared;
+  int64_t rings = int64_t(p.warps) * p.stream.stages, norm_floats = 1, operand = 0;
+  for (const Body &b : p.bodies)
+    for (const Step &s : b.steps) {
+      if (s.gemv.operand.transform == Transform::Norm) // factors, and the sums of segments of 512 that lead to them
+        norm_floats = std::max(norm_floats, p.tokens_max * (1 + (s.gemv.cols + 511) / 512));
+      if (s.gemv.rows) {
+        operand = std::max<int64_t>(operand, int64_t(p.tokens_max) * s.gemv.operand_stride * 2);
+        REQUIRE(l.fold_bytes >= int64_t(s.gemv.segments_per_slot) * p.tokens_max * 16 * 4);
+        REQUIRE(s.gemv.operand_stride % 2 == 0);
+      }
+      if (s.op == ir::Op::attn) { // eight pairs' queries, and the states of half the warps
+        int64_t hd = module.layers[size_t(b.layer)].dim("head_dim");
+        operand = std::max<int64_t>(operand, 4 * (8 * hd + p.warps / 2 * 8 * (hd + 2)));
+        REQUIRE(s.attention.block_rows >= 1);
+        REQUIRE(s.attention.block_rows * hd * ir::bytes(module.layers[size_t(b.layer)].values[size_t(s.attention.kv)].cache.dtype) <=
+                p.stream.stage_bytes);
+      }
+    }
+  checkDisjoint({{"ring", l.ring, l.ring + rings * p.stream.stage_bytes},
+                 {"barriers", l.barriers, l.barriers + rings * 8},
+                 {"fold", l.fold, l.fold + l.fold_buffers * l.fold_bytes},
+                 {"fold_sync", l.fold_sync, l.fold_sync + l.fold_buffers * 8},
+                 {"scratch", l.scratch, l.scratch + norm_floats * 4},
+                 {"operand", l.operand, l.operand + std::max<int64_t>(operand, 1)}},
+                l.bytes);
+  REQUIRE(l.bytes <= p.target->shared_bytes_max);
+  REQUIRE(l.ring % 128 == 0);
+  REQUIRE(p.stream.stage_bytes % 16 == 0);
+  REQUIRE(l.barriers % 8 == 0);
+  REQUIRE(l.fold % 4 == 0);
+  REQUIRE(l.fold_sync % 4 == 0);
+  REQUIRE(l.scratch % 4 == 0);
+  REQUIRE(l.operand % 16 == 0);
+}
+
+void checkWorkspace(const Plan &p) {
+  std::vector<Extent> words = {{"epoch, exits, refused", 0, 3}, {"instances", p.instance_counter, p.instance_counter + 1}};
+  std::vector<Extent> bytes = {{"counters", 0, p.counters * 4}};
+  for (const Body &b : p.bodies) {
+    for (const Event &e : b.events) words.push_back({e.edge, e.counter, e.counter + e.slices});
+    for (const Step &s : b.steps) {
+      if (s.gemv.fold == Fold::ElectedWarp && s.gemv.rows) words.push_back({s.label + " tiles", s.gemv.elections, s.gemv.elections + s.gemv.tiles});
+      if (s.gemv.fold == Fold::ElectedCta) words.push_back({s.label + " cta", s.gemv.elections, s.gemv.elections + 1});
+      if (s.op == ir::Op::qkv)
+        words.push_back({s.label + " heads", s.gemv.head_elections, s.gemv.head_elections + s.gemv.rows / s.gemv.head_dim});
+      if (s.op == ir::Op::attn) words.push_back({s.label + " pairs", s.attention.elections, s.attention.elections + 1});
+    }
+    for (const Region &r : b.regions)
+      if (r.space == Space::Workspace) {
+        REQUIRE(r.offset % 16 == 0);
+        bytes.push_back({r.name, r.offset, r.offset + r.bytes});
+        if (r.slots > 1) REQUIRE(r.bytes % r.slots == 0);
+      }
+  }
+  if (p.chain_bytes) bytes.push_back({"between instances", p.chain, p.chain + 2 * p.chain_bytes});
+  checkDisjoint(words, p.counters);
+  checkDisjoint(bytes, p.workspace_bytes);
+}
+
+} // namespace
+
+TEST_CASE("every example, split, target and token maximum: shared memory and workspace hold what they must, disjoint") {
+  int plans = 0, refused = 0;
+  for (const std::string &name : examples()) {
+    Layers layers = readExample(name);
+    int tokens = 1;
+    for (int l : ir::instances(layers.module())) tokens = std::max(tokens, layers.module().layers[size_t(l)].tokens_max);
+    for (const Target &target : targets())
+      for (const std::string &split : splitSettings(layers))
+        for (int tokens_max : {1, 5, tokens}) {
+          INFO(name, " ", std::string(target.name), " ", split, " tokens_max ", tokens_max);
+          auto p = tryPlan(layers, split + " tokens_max=" + std::to_string(std::min(tokens, tokens_max)), target.name);
+          plans++;
+          if (!p.ok()) {
+            refused++;
+            CHECK(target.shared_bytes_max < 200 * 1024); // parts with room for it take every example
+            CHECK(p.status().kind() == ErrorKind::Input);
+            CHECK_MESSAGE(contains(p.status().text(), "shared memory"), p.status().text());
+            continue;
+          }
+          checkShared(*p, layers.module());
+          checkWorkspace(*p);
+        }
+  }
+  MESSAGE(plans << " plans, " << refused << " refused for shared memory");
+  CHECK(refused * 20 < plans);
+}
+
+TEST_CASE("one more byte of operand than a target has is a typed error that names the way out") {
+  Layers layers = readExample("qwen35_27b");
+  Target small = *findTarget("sm_90a");
+  auto effective = effectiveSchedule(layers.module(), hostSchedule("target=sm_90a wo_split=1"), "");
+  REQUIRE(effective.ok());
+  small.shared_bytes_max = 24 * 1024;
+  auto p = plan(layers.module(), *effective, small);
+  REQUIRE_FALSE(p.ok());
+  CHECK(p.status().kind() == ErrorKind::Input);
+  CHECK(contains(p.status().text(), "24576 bytes per CTA"));
+  CHECK(contains(p.status().text(), "wo_split"));
+}
+
+TEST_CASE("warps and ring that the host sets are what the plan has") {
+  Layers layers = readExample("tiny_qwen35_27b");
+  for (const char *warps : {"2", "4", "8", "16"})
+    for (const char *ring : {"2", "3", "5"}) {
+      Plan p = planOf(layers, std::string("warps=") + warps + " ring=" + ring);
+      CHECK(p.warps == std::stoi(warps));
+      CHECK(p.stream.stages == std::stoi(ring));
+      checkShared(p, layers.module());
+    }
+}

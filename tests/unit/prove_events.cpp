@@ -1,0 +1,166 @@
+// prove_events.cpp: the proof accepts what the planner makes and refuses every plan that lacks one of its events.
+#include "tests/unit/layer_support.h"
+
+using namespace layertest;
+
+namespace {
+
+/// The text of a layer file without its n-th `event` line; empty when it has fewer.
+std::string withoutEvent(const std::string &text, int n, int *line) {
+  std::istringstream in(text);
+  std::string result, row;
+  int seen = 0, number = 0;
+  bool found = false;
+  while (std::getline(in, row)) {
+    number++;
+    size_t first = row.find_first_not_of(' ');
+    if (first != std::string::npos && row.compare(first, 6, "event ") == 0 && seen++ == n) {
+      found = true;
+      *line = number;
+      continue;
+    }
+    result += row + "\n";
+  }
+  return found ? result : "";
+}
+
+} // namespace
+
+TEST_CASE("every example proves, at every split and on every target") {
+  for (const std::string &name : examples()) {
+    Layers layers = readExample(name);
+    for (const std::string &split : splitSettings(layers))
+      for (const char *target : {"sm_80", "sm_86", "sm_90a", "sm_100a", "sm_121a"}) {
+        auto p = tryPlan(layers, split, target);
+        if (!p.ok()) continue; // too little shared memory: plan_layout.cpp
+        Status s = prove(*p, layers.module());
+        CHECK_MESSAGE(s.ok(), name, " ", split, " ", target, ": ", s.text());
+      }
+  }
+}
+
+TEST_CASE("mutants: a plan that lacks one event is refused with a witness, whichever it is") {
+  int mutants = 0;
+  for (const std::string &name : examples()) {
+    Layers layers = readExample(name);
+    for (const std::string &split : splitSettings(layers)) {
+      Plan p = planOf(layers, split);
+      for (size_t b = 0; b < p.bodies.size(); b++)
+        for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
+          Plan mutant = p;
+          mutant.bodies[b].events.erase(mutant.bodies[b].events.begin() + long(e));
+          Status s = prove(mutant, layers.module());
+          mutants++;
+          INFO(name, " ", split, " without ", p.bodies[b].events[e].edge);
+          REQUIRE(s.kind() == ErrorKind::Proof);
+          CHECK(contains(s.text(), "witness: CTA "));
+          CHECK(contains(s.text(), "remedy: write `event grid %"));
+          CHECK(contains(s.text(), name + ".phase:"));
+        }
+    }
+  }
+  MESSAGE(mutants << " mutants");
+  CHECK(mutants >= 100);
+}
+
+TEST_CASE("mutants: an event moved off its edge covers nothing") {
+  for (const char *name : {"tiny_qwen35_27b", "qwen35_27b", "tiny_mixed_stack"}) {
+    Layers layers = readExample(name);
+    Plan p = planOf(layers);
+    for (size_t b = 0; b < p.bodies.size(); b++)
+      for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
+        Plan early = p, late = p;
+        early.bodies[b].events[e].from_step -= 1; // arrives before the writer has written
+        early.bodies[b].events[e].to_step = early.bodies[b].events[e].from_step;
+        late.bodies[b].events[e].to_step += 1; // waits behind the reader
+        INFO(name, " ", p.bodies[b].events[e].edge);
+        CHECK(prove(early, layers.module()).kind() == ErrorKind::Proof);
+        CHECK(prove(late, layers.module()).kind() == ErrorKind::Proof);
+      }
+  }
+}
+
+TEST_CASE("mutants: a grid event weakened to a counter is refused where the slices do not correspond") {
+  int mutants = 0;
+  for (const std::string &name : examples()) {
+    Layers layers = readExample(name);
+    Plan p = planOf(layers);
+    for (size_t b = 0; b < p.bodies.size(); b++)
+      for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
+        const Event &event = p.bodies[b].events[e];
+        if (event.kind != ir::EventKind::Grid || event.reason == "written") continue;
+        Plan mutant = p;
+        mutant.bodies[b].events[e].kind = ir::EventKind::Counter;
+        mutant.bodies[b].events[e].slices = 2;
+        mutant.bodies[b].events[e].arrivals = {1, 1};
+        mutants++;
+        INFO(name, " ", event.edge);
+        CHECK(prove(mutant, layers.module()).kind() == ErrorKind::Proof);
+      }
+  }
+  CHECK(mutants >= 6);
+}
+
+TEST_CASE("mutants: a counter with other slices than its reader's is refused") {
+  Layers layers = readExample("qwen35_27b");
+  Plan p = planOf(layers);
+  Event &columns = p.bodies[0].events.back();
+  REQUIRE(columns.kind == ir::EventKind::Counter);
+  REQUIRE(columns.edge == "%u fc1 -> %y fc2");
+  columns.slices++;
+  CHECK(prove(p, layers.module()).kind() == ErrorKind::Proof);
+}
+
+TEST_CASE("explicit layers: deleting any event line is refused at the reader's line, with the line to add") {
+  for (const char *name : {"tiny_wo_harness", "wo_harness", "tiny_qwen35_27b_seed", "qwen35_27b_seed"}) {
+    std::string text = fileText(examplePath(name));
+    int events = 0, line = 0;
+    for (std::string cut; !(cut = withoutEvent(text, events, &line)).empty(); events++) {
+      INFO(name, " without event ", events);
+      auto layers = Layers::parse("cut.phase", cut);
+      Status s = layers.status();
+      if (layers.ok()) {
+        auto p = tryPlan(*layers);
+        s = p.ok() ? prove(*p, layers->module()) : p.status();
+      }
+      REQUIRE_FALSE(s.ok());
+      CHECK((s.kind() == ErrorKind::Proof || s.kind() == ErrorKind::Input));
+      CHECK_MESSAGE(contains(s.text(), "cut.phase:"), s.text());
+      CHECK_MESSAGE(contains(s.text(), "event grid %"), s.text());
+      // The place is the phase behind the deleted line.
+      size_t at = s.text().find("cut.phase:");
+      if (at != std::string::npos) CHECK(std::stoi(s.text().substr(at + 10)) >= line);
+    }
+    CHECK(events >= 1);
+  }
+}
+
+TEST_CASE("explicit layers: a counter where only a grid event will do is refused") {
+  std::string text = fileText(examplePath("tiny_qwen35_27b_seed"));
+  size_t at = text.find("event grid %h -> %hn");
+  REQUIRE(at != std::string::npos);
+  text.replace(at, 10, "event counter");
+  auto layers = Layers::parse("weak.phase", text);
+  Status s = layers.status();
+  if (layers.ok()) {
+    auto p = tryPlan(*layers);
+    s = p.ok() ? prove(*p, layers->module()) : p.status();
+  }
+  CHECK_FALSE(s.ok());
+  CHECK_MESSAGE(contains(s.text(), "event grid %h -> %hn"), s.text());
+}
+
+TEST_CASE("a grid that no part of the target can hold is refused, the largest part's is not") {
+  Layers layers = readExample("tiny_qwen35_27b");
+  Plan p = planOf(layers);
+  int most = p.target->sm_counts.front();
+  p.ctas_pinned = most;
+  CHECK(prove(p, layers.module()).ok());
+  for (int ctas : {most + 1, 5000}) {
+    p.ctas_pinned = ctas;
+    Status s = prove(p, layers.module());
+    REQUIRE(s.kind() == ErrorKind::Proof);
+    CHECK(contains(s.text(), "ctas = " + std::to_string(ctas)));
+    CHECK(contains(s.text(), "set ctas <= " + std::to_string(most)));
+  }
+}

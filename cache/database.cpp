@@ -149,7 +149,7 @@ Result<Database> Database::open(const std::string &path, Mode mode) {
   sqlite3_db_config(handle, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, nullptr);
   sqlite3_db_config(handle, SQLITE_DBCONFIG_ENABLE_VIEW, 0, nullptr);
   // mmap_size = 0: a file that another process truncates is an error code, never SIGBUS.
-  PHASEC_TRY(database.execute("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0;"));
+  PHASEC_TRY(database.execute("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA cache_size=-8192;"));
 
   struct stat info {};
   if (stat(path.c_str(), &info) == 0) database.identity_ = {info.st_dev, info.st_ino};
@@ -173,20 +173,6 @@ Result<int64_t> Database::queryInteger(const char *sql) {
   PHASEC_ASSIGN(Statement statement, prepare(sql));
   PHASEC_ASSIGN(bool row, statement.step());
   return row ? statement.integer(0) : 0;
-}
-
-Result<bool> Database::readBlob(const char *table, const char *column, int64_t id, std::vector<uint8_t> &out) {
-  sqlite3_blob *blob = nullptr;
-  int code = sqlite3_blob_open(database_, "main", table, column, id, 0, &blob);
-  if (code == SQLITE_OK) {
-    out.resize(size_t(sqlite3_blob_bytes(blob)));
-    code = sqlite3_blob_read(blob, out.data(), int(out.size()), 0);
-  }
-  Status status = code == SQLITE_OK ? Status() : databaseStatus(code, "read", *path_, sqlite3_errmsg(database_));
-  sqlite3_blob_close(blob);
-  if (code == SQLITE_ERROR) return false;
-  if (!status.ok()) return status;
-  return true;
 }
 
 int64_t Database::changes() const { return sqlite3_changes(database_); }

@@ -9,7 +9,6 @@
 #include <string>
 #include <string_view>
 #include <sys/types.h>
-#include <vector>
 
 struct sqlite3;
 struct sqlite3_stmt;
@@ -67,9 +66,6 @@ public:
   Status execute(const char *sql);
   Result<Statement> prepare(const char *sql);
   Result<int64_t> queryInteger(const char *sql);
-  /// Reads a blob straight from the pager into `out`: column values pass through one more buffer of SQLite's, which for
-  /// a kernel's size is fresh pages every time. False: the row has no blob there.
-  Result<bool> readBlob(const char *table, const char *column, int64_t id, std::vector<uint8_t> &out);
   int64_t changes() const;
   int64_t lastRowId() const;
   const std::string &path() const { return *path_; }

@@ -13,13 +13,13 @@ constexpr int kQuarantineRowsMax = 32;
 
 constexpr const char *kCandidates = "SELECT id, toolchain FROM artefact WHERE wo_split=?1 AND fingerprint=?2";
 constexpr const char *kRow = "SELECT wo_split, fingerprint, toolchain, layer, target, config, resources, sections, "
-                             "checksum FROM artefact WHERE id=?1";
+                             "payload, checksum FROM artefact WHERE id=?1";
 
 std::span<const uint8_t> bytesOf(std::string_view text) {
   return {reinterpret_cast<const uint8_t *>(text.data()), text.size()};
 }
 
-RowView viewOf(const Statement &row, std::span<const uint8_t> payload) {
+RowView viewOf(const Statement &row) {
   RowView view;
   view.wo_split = row.integer(0);
   view.fingerprint = row.blob(1);
@@ -29,7 +29,7 @@ RowView viewOf(const Statement &row, std::span<const uint8_t> payload) {
   view.config = row.text(5);
   view.resources = row.text(6);
   view.sections = row.text(7);
-  view.payload = payload;
+  view.payload = row.blob(8);
   return view;
 }
 
@@ -38,15 +38,17 @@ RowView viewOf(const Artefact &artefact, std::span<const uint8_t> fingerprint, s
           artefact.config,       artefact.resources, sections,           artefact.payload};
 }
 
-/// Everything but the payload.
-void describe(Artefact &artefact, const RowView &view) {
-  artefact.key = {view.wo_split, fingerprintFrom(view.fingerprint)};
-  artefact.toolchain = view.toolchain;
-  artefact.layer = view.layer;
-  artefact.target = view.target;
-  artefact.config = view.config;
-  artefact.resources = view.resources;
-  artefact.sections = decodeSections(view.sections);
+std::shared_ptr<const Artefact> artefactOf(const RowView &view) {
+  auto artefact = std::make_shared<Artefact>();
+  artefact->key = {view.wo_split, fingerprintFrom(view.fingerprint)};
+  artefact->toolchain = view.toolchain;
+  artefact->layer = view.layer;
+  artefact->target = view.target;
+  artefact->config = view.config;
+  artefact->resources = view.resources;
+  artefact->sections = decodeSections(view.sections);
+  artefact->payload.assign(view.payload.begin(), view.payload.end());
+  return artefact;
 }
 
 } // namespace
@@ -127,19 +129,15 @@ Result<std::vector<std::pair<std::string, int64_t>>> Store::candidates(const Key
 Result<std::shared_ptr<const Artefact>> Store::readRow(int64_t id) {
   row_.bind(1, id);
   PHASEC_ASSIGN(bool row, row_.step());
-  std::shared_ptr<const Artefact> none;
-  if (!row) return none;
-  // The statement stays on its row meanwhile: both reads see the same snapshot.
-  auto artefact = std::make_shared<Artefact>();
-  Result<bool> read = database_.readBlob("artefact", "payload", id, artefact->payload);
-  RowView view = viewOf(row_, artefact->payload);
-  Checksum sum = checksumOf(view);
-  std::span<const uint8_t> stored = row_.blob(8);
-  bool sound = read.ok() && *read && std::equal(stored.begin(), stored.end(), sum.begin(), sum.end());
-  if (sound) describe(*artefact, view);
+  std::shared_ptr<const Artefact> artefact;
+  if (row) {
+    RowView view = viewOf(row_);
+    Checksum sum = checksumOf(view);
+    std::span<const uint8_t> stored = row_.blob(9);
+    if (std::equal(stored.begin(), stored.end(), sum.begin(), sum.end())) artefact = artefactOf(view);
+  }
   row_.reset();
-  if (!read.ok()) return read.status();
-  return sound ? artefact : none;
+  return artefact;
 }
 
 Result<Store::Found> Store::find(const Key &key, const std::string &toolchain, ToolchainPolicy policy) {
@@ -218,7 +216,7 @@ Status Store::verifyRows(const std::function<void(const std::string &, const std
   while (true) {
     PHASEC_ASSIGN(bool row, rows.step());
     if (!row) break;
-    RowView view = viewOf(rows, rows.blob(8));
+    RowView view = viewOf(rows);
     Checksum sum = checksumOf(view), texts = listingChecksum(sum, rows.text(10), rows.text(11));
     std::span<const uint8_t> sum_stored = rows.blob(9), texts_stored = rows.blob(12);
     std::string id =

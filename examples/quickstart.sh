@@ -99,8 +99,9 @@ PY
 }
 
 some_ptx() {
-  PHASEC_CACHE_DIR=$build/quickstart-targets "$phasec" inspect examples/layers/qwen35_27b.phase --exact --device none --target sm_90a --ptx |
-    grep -m 6 -E 'cp\.async\.bulk|mbarrier|fma\.rn\.f32|ld\.acquire|red\.release'
+  PHASEC_CACHE_DIR=$build/quickstart-targets "$phasec" inspect examples/layers/qwen35_27b.phase --exact --device none --target sm_90a --ptx \
+    >"$work/layer.ptx" 2>>"$work/talk.log" || return
+  grep -m 6 -E 'cp\.async\.bulk|mbarrier|ld\.acquire|red\.release' "$work/layer.ptx"
 }
 
 explain_split() {
@@ -139,7 +140,7 @@ if [ -n "$nvrtc" ]; then
     "for T in \$targets; do build/phasec inspect examples/layers/qwen35_27b.phase --exact --device none --target \$T; done  # as a table" \
     resources examples/layers/qwen35_27b.phase
   step "(d) A few lines of its PTX" \
-    "build/phasec inspect examples/layers/qwen35_27b.phase --exact --device none --target sm_90a --ptx | grep -m 6 ..." some_ptx
+    "build/phasec inspect examples/layers/qwen35_27b.phase --exact --device none --target sm_90a --ptx >layer.ptx; grep -m 6 -E 'cp.async.bulk|mbarrier|...' layer.ptx" some_ptx
 else
   skip "(c) A whole layer of Qwen3.5-27B, compiled for every target without a GPU"
   skip "(d) A few lines of its PTX"

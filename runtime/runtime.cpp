@@ -4,6 +4,8 @@
 #include "compiler/fingerprint.h"
 #include "compiler/schedule.h"
 #include "ir/printer.h"
+#include "runtime/heartbeat.h"
+#include "runtime/manifest.h"
 #include "runtime/sim/compiler.h"
 
 #include "llvm/Support/FileSystem.h"
@@ -16,7 +18,15 @@ namespace phasec {
 using detail::KernelState;
 using detail::RuntimeState;
 
+CompileOptions detail::compileOptions(const Plan &plan) {
+  CompileOptions options;
+  options.exact = plan.schedule.word("math") == "exact";
+  return options;
+}
+
 namespace {
+
+using detail::compileOptions;
 
 double microsecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
@@ -39,12 +49,6 @@ struct Prepared {
   KernelFingerprint fingerprint;
   Query query;
 };
-
-CompileOptions compileOptions(const Plan &plan) {
-  CompileOptions options;
-  options.exact = plan.schedule.word("math") == "exact";
-  return options;
-}
 
 std::vector<Section> sections(const ir::Module &module, const Prepared &p) {
   std::vector<Section> all;
@@ -145,6 +149,7 @@ Result<Compiled> compileCuda(RuntimeState &state, const Layers &layers, const Pr
   request.source = p.rendered.source;
   request.target = p.plan.target;
   request.options = compileOptions(p.plan);
+  if (state.options.cancelled) request.progress = [&](double) { return state.options.cancelled(); };
   PHASEC_ASSIGN(CompiledKernel kernel, nvrtc->compile(request));
   Compiled c;
   c.artefact = describe(layers, p);
@@ -161,6 +166,9 @@ Result<Compiled> compile(RuntimeState &state, const Layers &layers, const Prepar
   std::string why = miss.reasons.empty() ? "nothing like it is cached" : miss.reasons.front().text();
   state.log("first call for this config: compiling @" + layers.name() + " for " + p.target + " " + p.query.key.brief() + ": " + why);
   auto start = std::chrono::steady_clock::now();
+  Heartbeat heartbeat([&](int seconds) {
+    state.log("compiling @" + layers.name() + " for " + p.target + ", " + std::to_string(seconds) + " s");
+  });
   Result<Compiled> c = state.simulated() ? compileSim(state, layers, p) : compileCuda(state, layers, p);
   if (!c) return c;
   c->evidence.compile_us = int64_t(microsecondsSince(start));
@@ -168,27 +176,72 @@ Result<Compiled> compile(RuntimeState &state, const Layers &layers, const Prepar
   return c;
 }
 
-/// jit = off and a sealed runtime end here, with the explanation.
-Status permitted(const RuntimeState &state, const Layers &layers, const Miss &miss) {
-  if (state.options.jit != Jit::Off && !state.sealed) {
+/// The manifest line that would have made a hit of this, and what to do with it.
+std::string blessText(const RuntimeState &state, const Layers &layers, const Prepared &p) {
+  std::string text = "to bless it, add this line to a manifest and run `phasec bless MANIFEST --out blessed.db`:\n";
+  if (state.simulated())
+    text = "a simulated kernel is compiled where it runs and cannot be blessed; for the GPU the manifest line is:\n";
+  return text + "  " + manifestLine(layers.module(), p.plan, p.rendered.source).text() + "\n";
+}
+
+/// jit = off, a sealed runtime and a capture end here, with the explanation.
+Status permitted(const RuntimeState &state, const Layers &layers, const Prepared &p, const Miss &miss, bool capturing) {
+  if (state.options.jit != Jit::Off && !state.sealed && !capturing) {
     if (state.options.jit == Jit::Warn) state.log("jit: " + miss.text());
     return {};
   }
-  return {ErrorKind::CacheMiss, std::string(state.sealed ? "sealed" : "jit = off") + ": no cache layer has @" + layers.name() + "\n" +
-                                    miss.text()};
+  std::string why = capturing ? "the stream is being captured, and nothing may be compiled or loaded meanwhile"
+                              : state.sealed ? "sealed" : "jit = off";
+  std::string text = miss.text();
+  if (!text.empty() && text.back() != '\n') text += '\n';
+  return {ErrorKind::CacheMiss, why + ": no cache layer has @" + layers.name() + "\n" + text + blessText(state, layers, p)};
 }
 
-Result<Hit> fetch(RuntimeState &state, const Layers &layers, const Prepared &p, KernelState &kernel) {
+Result<Hit> fetch(RuntimeState &state, const Layers &layers, const Prepared &p, KernelState &kernel, bool capturing) {
   if (auto hit = state.cache->lookup(p.query)) return std::move(*hit);
   kernel.miss = state.cache->miss(p.query);
-  PHASEC_TRY(permitted(state, layers, *kernel.miss));
+  PHASEC_TRY(permitted(state, layers, p, *kernel.miss, capturing));
   if (state.options.prove) PHASEC_TRY(prove(p.plan, layers.module()));
   auto start = std::chrono::steady_clock::now();
   ObtainHooks hooks;
   hooks.on_wait = [&](const Waiting &w) { state.log(w.text()); };
+  hooks.cancelled = state.options.cancelled;
   PHASEC_ASSIGN(Hit hit, state.cache->obtain(p.query, [&] { return compile(state, layers, p, *kernel.miss); }, hooks));
   kernel.compile_us = microsecondsSince(start);
   return hit;
+}
+
+/// Loads a kernel, or shares one of the same bytes that is loaded and alive.
+Status load(RuntimeState &state, const Layers &layers, KernelState &kernel, bool capturing) {
+  const Artefact &artefact = *kernel.hit.artefact;
+  std::lock_guard lock(state.loaded_mutex);
+  std::weak_ptr<LoadedKernel> &known = state.loaded[{artefact.key, artefact.toolchain}];
+  kernel.loaded = known.lock();
+  if (kernel.loaded) return {};
+  if (capturing)
+    return {ErrorKind::CacheMiss, "the stream is being captured, and loading is illegal meanwhile: @" + layers.name() + " " +
+                                      artefact.key.text() + " is cached (" + name(kernel.hit.layer) +
+                                      ") but not loaded; prepare it before the capture begins and keep the kernel"};
+  auto start = std::chrono::steady_clock::now();
+  PHASEC_ASSIGN(kernel.loaded, state.device->load(artefact.payload, kKernelName));
+  known = kernel.loaded;
+  kernel.load_us = microsecondsSince(start);
+  return {};
+}
+
+Result<std::shared_ptr<KernelState>> prepareKernel(std::shared_ptr<RuntimeState> state, const Layers &layers, const Schedule &schedule,
+                                                   bool capturing) {
+  PHASEC_ASSIGN(Prepared p, prepareQuery(*state, layers, schedule));
+  auto kernel = std::make_shared<KernelState>();
+  kernel->runtime = state;
+  kernel->module = std::shared_ptr<const ir::Module>(std::make_shared<Layers>(layers), &layers.module());
+  kernel->key = p.query.key;
+  PHASEC_ASSIGN(kernel->hit, fetch(*state, layers, p, *kernel, capturing));
+  kernel->source_digest = tokenDigest(p.rendered.source);
+  kernel->source = std::move(p.rendered.source);
+  kernel->plan = std::move(p.plan);
+  if (state->device) PHASEC_TRY(load(*state, layers, *kernel, capturing));
+  return kernel;
 }
 
 } // namespace
@@ -215,20 +268,16 @@ Result<Runtime> Runtime::open(const RuntimeOptions &options) {
 }
 
 Result<Kernel> Runtime::prepare(const Layers &layers, const Schedule &schedule) {
-  PHASEC_ASSIGN(Prepared p, prepareQuery(*state_, layers, schedule));
-  auto kernel = std::make_shared<KernelState>();
-  kernel->runtime = state_;
-  kernel->module = std::shared_ptr<const ir::Module>(std::make_shared<Layers>(layers), &layers.module());
-  kernel->key = p.query.key;
-  PHASEC_ASSIGN(kernel->hit, fetch(*state_, layers, p, *kernel));
-  kernel->source_digest = tokenDigest(p.rendered.source);
-  kernel->source = std::move(p.rendered.source);
-  kernel->plan = std::move(p.plan);
+  PHASEC_ASSIGN(std::shared_ptr<KernelState> kernel, prepareKernel(state_, layers, schedule, false));
+  return Kernel(std::move(kernel));
+}
+
+Result<Kernel> Runtime::prepare(const Layers &layers, const Schedule &schedule, void *stream) {
+  bool capturing = false;
   if (state_->device) {
-    auto start = std::chrono::steady_clock::now();
-    PHASEC_ASSIGN(kernel->loaded, state_->device->load(kernel->hit.artefact->payload, kKernelName));
-    kernel->load_us = microsecondsSince(start);
+    PHASEC_ASSIGN(capturing, state_->device->capturing(stream));
   }
+  PHASEC_ASSIGN(std::shared_ptr<KernelState> kernel, prepareKernel(state_, layers, schedule, capturing));
   return Kernel(std::move(kernel));
 }
 

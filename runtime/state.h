@@ -21,6 +21,8 @@ struct RuntimeState {
   std::atomic<bool> sealed{false};
   std::mutex compiler_mutex;
   std::unique_ptr<Nvrtc> nvrtc;   ///< opened at the first miss
+  std::mutex loaded_mutex;
+  std::map<std::pair<Key, std::string>, std::weak_ptr<LoadedKernel>> loaded; ///< by key and toolchain; loaded once
 
   bool simulated() const { return device && device->info().device == "sim"; }
   void log(const std::string &line) const {
@@ -37,7 +39,7 @@ struct KernelState {
   Hit hit;
   std::optional<Miss> miss;
   double compile_us = 0, load_us = 0;
-  std::unique_ptr<LoadedKernel> loaded; ///< null for DeviceChoice::None
+  std::shared_ptr<LoadedKernel> loaded; ///< null for DeviceChoice::None; shared with kernels of the same key
 };
 
 struct BoundState {
@@ -51,6 +53,9 @@ struct BoundState {
 
   ~BoundState();
 };
+
+/// How NVRTC compiles a plan: an ingredient of the key.
+CompileOptions compileOptions(const Plan &plan);
 
 /// The layout id of a GEMV's packed weight.
 std::string layoutId(const Gemv &gemv);

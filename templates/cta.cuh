@@ -49,8 +49,8 @@ template <class A, class B> inline constexpr bool is_same = false;
 template <class A> inline constexpr bool is_same<A, A> = true;
 template <class R> inline constexpr bool present = !is_same<R, Absent>;
 
-/// Splits n items over parts: the first item of part i.
-PHASEC_DEVICE int share(int n, int i, int parts) { return int((i64)n * i / parts); }
+/// Splits n items over parts: the first item of part i. n * parts stays below 2^32 (the planner sees to it).
+PHASEC_DEVICE int share(int n, int i, int parts) { return int(u32(n) * u32(i) / u32(parts)); }
 
 namespace event {
 

@@ -108,6 +108,7 @@ PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
   if (u.begin == u.end) return;
   u16 *x = (u16 *)(cta.shared + G::operand_offset);
   int items = (u.end - u.begin) * G::segments, item = cta.warp;
+#pragma unroll 1
   for (int slot = u.begin / G::tiles; slot * G::tiles < u.end; slot++) {
     G::await(cta, slot);
     ptx::sync_cta(); // nobody reads the previous slot's operand any more
@@ -117,6 +118,7 @@ PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
     G::Transform::template stage<G>(cta, k0, k1 < G::cols ? k1 : G::cols, k1, x);
     ptx::sync_cta();
     int items_end = ((slot + 1) * G::tiles - u.begin) * G::segments;
+#pragma unroll 1
     for (; item < items && item < items_end; item += G::warps) {
       int unit = item / G::segments, fold = item % G::segments;
       SegmentRow s = segment_row<G>(slot, fold);

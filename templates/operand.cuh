@@ -22,6 +22,7 @@ template <class T> PHASEC_DEVICE float squares(const T *x, int begin, int end) {
 template <class X, class L> PHASEC_DEVICE void norm_factors(const Cta &cta, int n, float eps, float *partial, float *factor) {
   int segments = (n + kNormSegment - 1) / kNormSegment;
   const typename X::Type *x = X::at(cta);
+#pragma unroll 1
   for (int i = cta.warp; i < cta.tokens * segments; i += L::warps) {
     int token = i / segments, begin = (i % segments) * kNormSegment;
     int end = begin + kNormSegment < n ? begin + kNormSegment : n;

@@ -68,6 +68,7 @@ template <class Program, class L> PHASEC_DEVICE void advance(const Cta &cta, Rin
 
 /// Fills every stage of the ring: called once, before anything waits.
 template <class Program, class L> PHASEC_DEVICE void prime(const Cta &cta, Ring<L> &ring) {
+#pragma unroll 1
   for (int i = 0; i < L::stages; i++) advance<Program>(cta, ring);
 }
 

@@ -2,7 +2,6 @@
 #include <phasec/runtime.h>
 
 #include <cstdio>
-#include <cstdlib>
 
 using namespace phasec;
 
@@ -17,9 +16,9 @@ Result<Buffer> place(Runtime &runtime, const char *dtype, std::vector<int64_t> s
 }
 
 Status run(const char *file, const char *cache) {
-  RuntimeOptions options; // the library reads no environment: what it may use stands here
-  options.cache.user_dir = cache; // empty: kernels stay in memory
-  if (const char *path = std::getenv("PATH")) options.search_path = path; // where the sim finds the host compiler
+  RuntimeOptions options;                               // the library reads no environment: what it may use stands here
+  options.cache.user_dir = cache;                       // empty: kernels stay in memory
+  options.search_path = "/usr/local/bin:/usr/bin:/bin"; // where the sim finds the host's C++ compiler
   options.log = [](const std::string &line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   PHASEC_ASSIGN(Runtime runtime, Runtime::open(options)); // a GPU if there is one, else the sim
   PHASEC_ASSIGN(Layers layers, Layers::read(file));
@@ -42,20 +41,23 @@ Status run(const char *file, const char *cache) {
   PHASEC_ASSIGN(buffers.arrays["a"], place(runtime, "bf16", {kTokens, kDepth}, std::vector(kTokens * kDepth, one)));
   PHASEC_ASSIGN(buffers.arrays["x"], place(runtime, "bf16", {kTokens, kHidden}, std::vector(kTokens * kHidden, one)));
   PHASEC_ASSIGN(buffers.arrays["h"], place(runtime, "f32", {kTokens, kHidden}, std::vector<float>(kTokens * kHidden)));
-  PHASEC_ASSIGN(buffers.arrays["step.counts"], place(runtime, "i32", {2}, std::vector<int32_t>{3, 1})); // tokens, sequences
-  PHASEC_ASSIGN(Bound bound, kernel.bind(buffers)); // checks every buffer by name
+  const std::vector<int32_t> step = {3, 1}; // this step's tokens and sequences: may change between launches
+  PHASEC_ASSIGN(buffers.arrays["step.counts"], place(runtime, "i32", {2}, step));
+  PHASEC_ASSIGN(Bound bound, kernel.bind(buffers)); // checks every buffer: name, dtype, shape, layout, alignment
 
-  PHASEC_TRY(bound.launch()); // on a stream of the host's, if it has one
+  PHASEC_TRY(bound.launch()); // on the default stream; launch(stream) takes a CUstream of the host's
   std::vector<float> h(3 * kHidden);
   PHASEC_TRY(runtime.download(h.data(), buffers.arrays["h"].address, int64_t(h.size() * sizeof(float))));
-  std::printf("%s, %s, %d CTAs: h = %g\n", kernel.key().text().c_str(), kernel.miss() ? "compiled" : "hit", bound.ctas(), h[0]);
+  const char *how = kernel.miss() ? "compiled" : "hit";
+  std::printf("%s, %s, %d CTAs: h = %g\n", kernel.key().text().c_str(), how, bound.ctas(), h[0]);
   for (float value : h)
     if (value != 105) return {ErrorKind::Mismatch, "expected 1 + 208 * 0.5 everywhere"};
   return {};
 }
 
 int main(int argc, char **argv) {
-  Status status = argc > 1 ? run(argv[1], argc > 2 ? argv[2] : "") : Status::usage("usage: embed FILE [CACHE_DIRECTORY]");
+  Status status = Status::usage("usage: embed FILE [CACHE_DIRECTORY]");
+  if (argc > 1) status = run(argv[1], argc > 2 ? argv[2] : "");
   if (!status.ok()) std::fprintf(stderr, "%s: %s\n", name(status.kind()), status.text().c_str());
   return exitCode(status.kind());
 }

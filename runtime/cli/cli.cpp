@@ -37,11 +37,12 @@ cl::opt<std::string> device_flag("device", cl::desc("auto (cuda if usable, else 
                                  cl::value_desc("D"), FILE_COMMANDS);
 cl::list<std::string> set_flag("set", cl::desc("a schedule knob; repeatable (phasec doctor lists them)"),
                                cl::value_desc("knob=value"), FILE_COMMANDS);
-cl::opt<bool> exact_flag("exact", cl::desc("bit-exact numerics: --set math=exact"), FILE_COMMANDS);
+cl::opt<bool> exact_flag("exact", cl::desc("bit-exact numerics: --set math=exact"), FILE_COMMANDS, cl::sub(blessCommand()));
 cl::opt<std::string> templates_flag("templates", cl::desc("template files laid over the built-in ones"), cl::value_desc("DIR"),
-                                    FILE_COMMANDS);
-cl::opt<bool> no_prove_flag("no-prove", cl::desc("skip the proof that the plan is safe"), FILE_COMMANDS);
-cl::opt<bool> json_flag("json", cl::desc("the result as JSON on stdout"), FILE_COMMANDS, cl::sub(cacheCommand()));
+                                    FILE_COMMANDS, cl::sub(blessCommand()));
+cl::opt<bool> no_prove_flag("no-prove", cl::desc("skip the proof that the plan is safe"), FILE_COMMANDS, cl::sub(blessCommand()));
+cl::opt<bool> json_flag("json", cl::desc("the result as JSON on stdout"), FILE_COMMANDS, cl::sub(cacheCommand()),
+                        cl::sub(blessCommand()));
 
 struct Talk {
   std::mutex mutex;

@@ -10,7 +10,9 @@
 #include "llvm/Support/Program.h"
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
+#include <thread>
 
 namespace phasec::cli {
 namespace {
@@ -83,7 +85,15 @@ Result<int> renderResources(const Layers &layers, const Session &session) {
   PHASEC_ASSIGN(std::unique_ptr<Nvrtc> nvrtc, Nvrtc::open(search(session.options)));
   std::vector<std::string> names = targetFlag() == "all" ? targetNames() : std::vector<std::string>{targetOf(session)};
   std::vector<std::pair<std::string, Result<CompiledKernel>>> compiled;
-  for (const std::string &target : names) compiled.emplace_back(target, compile(*nvrtc, layers, session, target));
+  for (const std::string &target : names) compiled.emplace_back(target, Status::internal("not compiled"));
+  std::atomic<size_t> next{0};
+  auto work = [&] {
+    for (size_t i; (i = next++) < names.size();) compiled[i].second = compile(*nvrtc, layers, session, names[i]);
+  };
+  std::vector<std::thread> pool;
+  for (size_t t = 1; t < std::min<size_t>(names.size(), std::thread::hardware_concurrency()); t++) pool.emplace_back(work);
+  work();
+  for (std::thread &t : pool) t.join();
   if (names.size() == 1 && !compiled[0].second) return compiled[0].second.status();
   if (!wantJson()) {
     PHASEC_TRY(writeFile(output, resourcesText(compiled)));

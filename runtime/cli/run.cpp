@@ -3,8 +3,8 @@
 #include "runtime/cli/cli.h"
 
 #include "compiler/fingerprint.h"
+#include "runtime/manifest.h"
 
-#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Format.h"
 
 #include <algorithm>
@@ -104,27 +104,9 @@ Status checkAll(const Kernel &kernel, const ir::Module &module, const HostInputs
   return {};
 }
 
-/// One JSON line per kernel; a line that is there already is not added again.
+/// One manifest line per kernel; a line that is there already is not added again.
 Status recordKernel(const Kernel &kernel, const Layers &layers) {
-  std::string line;
-  llvm::raw_string_ostream out(line);
-  llvm::SmallString<256> path(file);
-  if (std::error_code error = llvm::sys::fs::make_absolute(path)) return Status::io(file + ": " + error.message());
-  llvm::json::OStream json(out);
-  json.object([&] {
-    json.attribute("schema", "phasec.manifest/1");
-    json.attribute("file", clean(path.str()));
-    json.attribute("layer", layers.name());
-    json.attribute("target", kernel.provenance().artefact->target);
-    json.attribute("config", kernel.plan().schedule.canonical());
-    json.attribute("key", kernel.key().text());
-  });
-  out << "\n";
-  out.flush();
-  Result<std::string> before = readFile(record);
-  std::string text = before ? *before : "";
-  if (text.find(line) != std::string::npos) return {};
-  return writeFile(record, text + line);
+  return recordLines(record, {manifestLine(layers.module(), kernel.plan(), kernel.source())}).status();
 }
 
 Status saveOutputs(const Downloaded &results) {

@@ -83,7 +83,7 @@ template <class H> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Ri
   }
 }
 
-/// Stores the chunk's state, or finishes the pairs when it is the only chunk. One warp; its state covers the chunk.
+/// o = values / sum, scaled and gated, to the result. One warp.
 template <class H> PHASEC_DEVICE void finish_pair(const Cta &cta, const Unit &u, int pair, core::PairState<H> &state) {
   int token = u.first_token + pair / H::group, head = u.head * H::group + pair % H::group;
   float v_scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
@@ -99,9 +99,10 @@ template <class H> PHASEC_DEVICE void finish_pair(const Cta &cta, const Unit &u,
   }
 }
 
-/// Folds the chunks of a pair tile in order and finishes its pairs. One warp.
+/// Folds the chunks of a pair tile in order and finishes its pairs, one after the other: the code is large. One warp.
 template <class H> PHASEC_DEVICE void merge_chunks(const Cta &cta, const Unit &u, i64 pair0, int pairs) {
   constexpr int stride = H::head_dim + 2;
+#pragma unroll 1
   for (int p = 0; p < pairs; p++) {
     const float *from = H::Partials::at(cta) + (pair0 + p) * H::kv_splits * stride;
     core::PairState<H> state;
@@ -119,17 +120,12 @@ template <class H> PHASEC_DEVICE void merge_chunks(const Cta &cta, const Unit &u
 template <class H> PHASEC_DEVICE void finish_chunk(const Cta &cta, const Unit &u, int pairs, core::PairState<H> *state) {
   constexpr int stride = H::head_dim + 2;
   i64 pair0 = (i64)u.head * H::tokens * H::group + u.first_token * H::group + u.tile * kPairs;
-  if (u.chunks > 1) {
 #pragma unroll
-    for (int p = 0; p < kPairs; p++)
-      if (p < pairs) state[p].store(H::Partials::at(cta) + ((pair0 + p) * H::kv_splits + u.chunk) * stride);
-    if (!event::elect_warp(cta, H::elections + int(pair0), u.chunks)) return;
-    merge_chunks<H>(cta, u, pair0, pairs);
-  } else {
-#pragma unroll
-    for (int p = 0; p < kPairs; p++)
-      if (p < pairs) finish_pair<H>(cta, u, u.tile * kPairs + p, state[p]);
-  }
+  for (int p = 0; p < kPairs; p++)
+    if (p < pairs) state[p].store(H::Partials::at(cta) + ((pair0 + p) * H::kv_splits + u.chunk) * stride);
+  ptx::sync_warp();
+  if (u.chunks > 1 && !event::elect_warp(cta, H::elections + int(pair0), u.chunks)) return;
+  merge_chunks<H>(cta, u, pair0, pairs);
   // The event counts pairs; the step's last pair also stands for the rows that this step does not have.
   bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + pairs == u.tokens * H::group;
   H::signal(cta, u.head, u32(pairs + (last ? (H::tokens - cta.tokens) * H::group : 0)));
@@ -162,16 +158,18 @@ template <class H, class Program> PHASEC_DEVICE void run(const Cta &cta, Ring<ty
       const u8 *k = ring.wait(0), *v = ring.wait(1);
       core::attend<H>(queries, (const typename H::Row *)k, (const typename H::Row *)v, H::head_dim, row, rows,
                       u.context + u.tile * kPairs / H::group, u.tile * kPairs % H::group, pairs, scale, state);
-      ring.release();
-      ring.release();
-      stream::advance<Program>(cta, ring);
-      stream::advance<Program>(cta, ring);
+#pragma unroll 1
+      for (int half = 0; half < 2; half++) {
+        ring.release();
+        stream::advance<Program>(cta, ring);
+      }
     }
     if (H::fresh_rows && u.chunk == u.chunks - 1 && cta.warp == H::warps - 1) {
       i64 at = ((i64)u.first_token * H::kv_heads + u.head) * H::head_dim;
       core::attend<H>(queries, H::Fresh::at(cta) + at, H::FreshV::at(cta) + at, H::kv_heads * H::head_dim, u.context, u.tokens,
                       u.context + u.tile * kPairs / H::group, u.tile * kPairs % H::group, pairs, scale, state);
     }
+#pragma unroll 1
     for (int half = H::warps / 2; half >= 1; half /= 2) {
       ptx::sync_cta();
       if (cta.warp >= half && cta.warp < 2 * half) {

@@ -52,6 +52,7 @@ template <class H> PHASEC_DEVICE void store_kv(const Cta &cta, int token, int se
 template <class G, class H> PHASEC_DEVICE void finish_head(const Cta &cta, int head) {
   constexpr int gates = H::gated ? H::heads : 0, k0 = H::heads + gates, v0 = k0 + H::kv_heads;
   bool is_q = head < H::heads, is_k = head >= k0 && head < v0;
+#pragma unroll 1
   for (int token = 0; token < cta.tokens; token++) {
     int sequence = sequences::of_token<typename H::S>(cta, token);
     int position = sequences::context<typename H::S>(cta)[sequence] + token - sequences::first<typename H::S>(cta)[sequence];

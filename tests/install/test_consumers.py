@@ -1,5 +1,6 @@
 """test_consumers.py: installs into the build directory, then builds and runs a consumer twice: through find_package and
-through pkg-config. The install tree is moved before use, because packages and wheels are."""
+through pkg-config; and examples/embed, which runs a kernel. The install tree is moved before use, because packages and
+wheels are."""
 import os
 import pathlib
 import shutil
@@ -26,7 +27,24 @@ def libdir(prefix):
     return next(prefix.rglob("libphasec.so")).parent
 
 
+def embed(root, work, prefix, compiler):
+    """The README's host program: the first run compiles, the second one hits the cache of the first."""
+    run(["cmake", "-S", root / "examples" / "embed", "-B", work / "embed", f"-DCMAKE_PREFIX_PATH={prefix}",
+         f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_CXX_FLAGS={os.environ.get('CONSUMER_FLAGS', '')}"])
+    run(["cmake", "--build", work / "embed"])
+    program = [work / "embed" / "embed", root / "examples" / "layers" / "tiny_wo_harness.phase", work / "embed-cache"]
+    for expected in ("compiled", "hit"):
+        print("+", " ".join(map(str, program)), flush=True)
+        result = subprocess.run(list(map(str, program)), capture_output=True, text=True)
+        if result.returncode == 5 and "simulating" not in result.stderr:
+            print("a GPU without NVRTC: the example's launch is skipped:", result.stderr.strip())
+            return
+        if result.returncode != 0 or f", {expected}, " not in result.stdout or not result.stdout.endswith(": h = 105\n"):
+            raise SystemExit(f"expected '{expected}' and h = 105\n{result.stdout}{result.stderr}\nexit status {result.returncode}")
+
+
 def main():
+    root = pathlib.Path(sys.argv[2])
     build, compiler = pathlib.Path(sys.argv[3]), sys.argv[4]
     work = build / "tests" / "install"
     shutil.rmtree(work, ignore_errors=True)
@@ -39,6 +57,7 @@ def main():
          f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_CXX_FLAGS={os.environ.get('CONSUMER_FLAGS', '')}"])
     run(["cmake", "--build", work / "consumer"])
     expect(run([work / "consumer" / "consumer"]))
+    embed(root, work, prefix, compiler)
 
     # pkg-config
     if not shutil.which("pkg-config"):

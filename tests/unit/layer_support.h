@@ -28,12 +28,18 @@ inline std::string fileText(const std::string &path) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-inline std::string examplePath(const std::string &name) { return std::string(PHASEC_SOURCE_DIR) + "/examples/layers/" + name + ".phase"; }
+/// The checkout; where the binary was carried to another machine, the working directory.
+inline std::string sourceDir() {
+  std::string built = PHASEC_SOURCE_DIR;
+  return std::filesystem::exists(built + "/examples/layers") ? built : ".";
+}
+
+inline std::string examplePath(const std::string &name) { return sourceDir() + "/examples/layers/" + name + ".phase"; }
 
 /// Every file in examples/layers, by stem; with `tiny`, those for tests and laptops only.
 inline std::vector<std::string> examples(bool tiny = false) {
   std::vector<std::string> names;
-  for (const auto &entry : std::filesystem::directory_iterator(std::string(PHASEC_SOURCE_DIR) + "/examples/layers"))
+  for (const auto &entry : std::filesystem::directory_iterator(sourceDir() + "/examples/layers"))
     if (entry.path().extension() == ".phase" && (!tiny || entry.path().stem().string().rfind("tiny_", 0) == 0))
       names.push_back(entry.path().stem().string());
   std::sort(names.begin(), names.end());
@@ -98,7 +104,7 @@ inline std::vector<std::string> splitSettings(const Layers &layers) {
 
 /// Compares with tests/golden/<name>; UPDATE_GOLDEN=1 in the environment writes the file instead.
 inline void checkGolden(const std::string &name, const std::string &text) {
-  std::string path = std::string(PHASEC_SOURCE_DIR) + "/tests/golden/" + name;
+  std::string path = sourceDir() + "/tests/golden/" + name;
   if (std::getenv("UPDATE_GOLDEN")) {
     std::filesystem::create_directories(std::filesystem::path(path).parent_path());
     std::ofstream(path, std::ios::binary) << text;

@@ -50,6 +50,7 @@ struct RuntimeOptions {
   CacheOptions cache;
   Jit jit = Jit::On;              ///< Off: a miss is ErrorKind::CacheMiss with the explanation
   bool prove = true;              ///< prove the plan on a miss; a hit is never proved again
+  std::function<bool()> cancelled; ///< asked now and then while a compile runs or is waited for; true ends it with an error
   std::string dump_dir;           ///< source, PTX and log of every compile are written there; empty: nowhere
   std::function<void(const std::string &)> log; ///< one line per event worth knowing; from any thread
 };
@@ -167,6 +168,9 @@ public:
 
   /// Plans, renders and looks `layers` up; on a miss proves, compiles and stores. Loads the kernel.
   Result<Kernel> prepare(const Layers &layers, const Schedule &schedule);
+  /// The same for a caller that may be capturing `stream` (a CUstream) into a graph. Compiling and loading are illegal then:
+  /// ErrorKind::CacheMiss unless a kernel of the same key is alive already, with what to do before the capture.
+  Result<Kernel> prepare(const Layers &layers, const Schedule &schedule, void *stream);
 
   /// Would prepare() hit? The hit, or why not. Compiles nothing, counts nothing.
   struct Explanation {

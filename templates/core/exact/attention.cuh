@@ -62,6 +62,7 @@ PHASEC_DEVICE void attend(const float *queries, const typename H::Row *k, const 
   constexpr int values = PairState<H>::values;
   float score_scale = scale * math::kLog2e;
   int lane = ptx::lane();
+#pragma unroll 1
   for (int r = 0; r < rows; r++) {
     float kr[values], vr[values];
 #pragma unroll

@@ -13,6 +13,7 @@ PHASEC_DEVICE void segment(const u8 *stage, int stage_k, int k_begin, int k_end,
                            int tokens, float *sums) {
   int lane = ptx::lane();
   int first = k_begin + ((lane - k_begin) & 31); // the least k >= k_begin that is lane modulo 32
+#pragma unroll 1
   for (int row = 0; row < weights::kTileRows; row++) {
     float acc[Tokens];
 #pragma unroll

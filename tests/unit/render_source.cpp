@@ -1,0 +1,126 @@
+// render_source.cpp: what a rendered source looks like, for every example: one file, no includes, short, reproducible.
+#include "compiler/render.h"
+#include "compiler/render_program.h"
+#include "templates/embedded.h"
+#include "tests/unit/layer_support.h"
+
+using namespace layertest;
+
+namespace {
+
+Rendered rendered(const Layers &layers, const std::string &settings = "", const std::string &target = "sm_90a") {
+  auto r = render(planOf(layers, settings, target), layers.module(), Templates::embedded());
+  REQUIRE_MESSAGE(r.ok(), r.status().text());
+  return r.take();
+}
+
+size_t count(const std::string &text, const std::string &part) {
+  size_t n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) n++;
+  return n;
+}
+
+} // namespace
+
+TEST_CASE("golden source: the generated regions of small layers") {
+  const std::pair<const char *, const char *> sources[] = {{"tiny_wo_harness", "wo_split=8"}, {"tiny_mlp_only", ""}, {"tiny_mixed_stack", ""}};
+  for (auto [name, settings] : sources) {
+    Layers layers = readExample(name);
+    ProgramText text = programText(planOf(layers, settings), layers.module());
+    checkGolden(std::string("render/") + name + ".cu", text.regions["banner"] + text.regions["config"] + text.regions["phases"] + text.regions["program"]);
+  }
+}
+
+TEST_CASE("every example renders to one file that a kernel engineer would sign") {
+  constexpr size_t kLinesMax = 1700;
+  for (const std::string &name : examples()) {
+    Layers layers = readExample(name);
+    std::vector<std::string> splits = splitSettings(layers);
+    for (const std::string &split : {splits.front(), splits.back()})
+      for (const char *target : {"sm_80", "sm_90a", "sm_120a"}) {
+        if (!tryPlan(layers, split, target).ok()) continue; // too little shared memory: plan_layout.cpp
+        INFO(name, " ", split, " ", target);
+        Rendered r = rendered(layers, split, target);
+        CHECK(count(r.source, "#include") == 0);
+        CHECK(count(r.source, "#pragma once") == 0);
+        CHECK(count(r.source, "//@ ") == 0);
+        CHECK(count(r.source, "\n") < kLinesMax);
+        CHECK(count(r.source, PHASEC_SOURCE_DIR) == 0);
+        CHECK(count(r.source, "/home") == 0);
+        CHECK(count(r.source, "\"/") == 0);
+        CHECK(count(r.source, "../") == 0);
+        CHECK(count(r.source, "#line ") >= r.templates_used.size());
+        for (const std::string &used : r.templates_used) {
+          CHECK(count(r.source, " \"" + used + "\"\n") == 1);
+          CHECK(Templates::embedded().find(used));
+        }
+        CHECK(count(r.source, "#define PHASEC_SM " + std::to_string(findTarget(target)->sm) + "\n") == 1);
+        CHECK(count(r.source, "phasec_layer(const __grid_constant__ Args args)") == 1);
+        CHECK(contains(r.source, "// reproduce: phasec render "));
+        CHECK(r.source.back() == '\n');
+        CHECK(rendered(readExample(name), split, target).source == r.source);
+      }
+  }
+}
+
+TEST_CASE("a source holds the templates that its phases and formats need, and no others") {
+  auto used = [](const char *name) { return rendered(readExample(name)).templates_used; };
+  auto has = [](const std::vector<std::string> &list, const char *name) { return std::count(list.begin(), list.end(), name) == 1; };
+  std::vector<std::string> mlp = used("tiny_mlp_only"), harness = used("tiny_wo_harness"), attn = used("tiny_attn_only");
+  CHECK(has(mlp, "phases/fc1.cuh"));
+  CHECK(has(mlp, "weights/fp8_e4m3.cuh"));
+  for (const char *absent : {"phases/attn.cuh", "phases/gather.cuh", "phases/qkv.cuh", "weights/nvfp4.cuh", "sequences.cuh"}) CHECK_FALSE(has(mlp, absent));
+  CHECK(has(harness, "phases/gather.cuh"));
+  CHECK(has(harness, "core/exact/nvfp4.cuh"));
+  CHECK_FALSE(has(harness, "phases/fc1.cuh"));
+  CHECK(has(attn, "core/exact/attention.cuh"));
+  CHECK_FALSE(has(attn, "gemv.cuh"));
+}
+
+TEST_CASE("every #line tells the truth: the text under it is the template's, from that line on") {
+  Rendered r = rendered(readExample("tiny_qwen35_27b"));
+  std::istringstream in(r.source);
+  std::string line, file;
+  std::vector<std::string> text;
+  size_t at = 0, compared = 0;
+  while (std::getline(in, line)) {
+    if (line.rfind("#line ", 0) == 0) {
+      size_t quote = line.find('"');
+      file = line.substr(quote + 1, line.rfind('"') - quote - 1);
+      at = std::stoul(line.substr(6)) - 1;
+      text.clear();
+      const std::string *whole = Templates::embedded().find(file);
+      std::istringstream lines(whole ? *whole : "");
+      for (std::string l; std::getline(lines, l);) text.push_back(l);
+      continue;
+    }
+    if (!text.empty() && !line.empty()) {
+      REQUIRE(at < text.size());
+      REQUIRE(text[at] == line);
+      compared++;
+    }
+    at++;
+  }
+  CHECK(compared > 500);
+}
+
+TEST_CASE("inline assembly stands in ptx.cuh and nowhere else") {
+  bool ptx = false;
+  for (const EmbeddedFile &f : embeddedTemplates()) {
+    std::string text(f.text);
+    bool has = contains(text, "asm volatile") || contains(text, "asm(") || contains(text, "asm (");
+    if (f.name == "ptx.cuh") ptx = has;
+    else CHECK_MESSAGE(!has, std::string(f.name));
+  }
+  CHECK(ptx);
+}
+
+TEST_CASE("a schedule's structure shows in its source: events by their edge, slots by their table") {
+  Layers layers = readExample("tiny_qwen35_27b");
+  Rendered one = rendered(layers, "wo_split=1"), eight = rendered(layers, "wo_split=8");
+  CHECK(contains(one.source, "// grid: %p wo -> %u fc1"));
+  CHECK(contains(eight.source, "// counter: %a attn -> %p wo"));
+  CHECK(contains(one.source, "slots = 2, "));
+  CHECK(contains(eight.source, "slots = 16, "));
+  CHECK(one.templates_used == eight.templates_used);
+}

@@ -1,0 +1,101 @@
+// runtime_mutants.cpp: the checks of runtime_layers.cpp are only worth what they catch: kernels with one thing wrong must
+// not pass. Each mutant is an edit of one template, laid over the others.
+#include "tests/unit/runtime_support.h"
+
+using namespace runtimetest;
+
+namespace {
+
+struct Mutant {
+  const char *file, *from, *to, *layer, *settings;
+  int sim_ctas = 4;
+};
+
+const char *kDeep = "deep"; // W_O with many segments a slot: see below
+const char *kDeepText = "layer @deep {\n  dims hidden = 80, kv_heads = 2, k = 2048\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  in %x : bf16[tokens, hidden]\n"
+                        "  weight %w : bf16[hidden, k]\n  %p = wo %a, %w\n  %h = gather %p, %x { by = elected }\n  return %h\n}\n";
+
+const Mutant kMutants[] = {
+    // events
+    {"gemv.cuh", "G::await(cta, slot);", "", "tiny_qwen35_27b", "wo_split=2"},
+    {"phases/gather.cuh", "H::await(cta, 0);", "", "tiny_wo_harness", "wo_split=4"},
+    {"cta.cuh", "(cta.round + 1u) * arrivals", "cta.round * arrivals", "tiny_wo_harness", "wo_split=4"},
+    {"launch.cuh", "ptx::store_relaxed(cta.counters + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
+    {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);\n  }\n  old =", "}\n  old =", "deep", "wo_split=2"},
+    {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
+    // who owns what
+    {"cta.cuh", "int((i64)n * i / parts)", "int((i64)n * i / parts) - int(i == parts)", "tiny_mlp_only", ""},
+    {"phases/attn.cuh", "begin + share(length, cta.warp + 1, H::warps);", "begin + share(length, cta.warp + 1, H::warps) - 1;", "tiny_attn_only", ""},
+    {"gemv.cuh", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments - 1", "deep", "wo_split=2"},
+    // order of sums
+    {"gemv.cuh", "float sum = p[0];\n  for (int slot = 1; slot < G::slots; slot++) sum", "float sum = p[(i64)(G::slots - 1) * G::tokens * G::rows];\n  for (int slot = G::slots - 2; slot >= 0; slot--) sum", "deep", "wo_split=4"},
+    {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
+    {"operand.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "tiny_mlp_only", ""},
+    // synchronisation inside a CTA
+    {"gemv.cuh", "ptx::sync_cta();\n    int items_end", "int items_end", "deep", "wo_split=2"},
+    {"gemv.cuh", "    ptx::sync_cta(); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
+    {"stream.cuh", "ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
+    {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "deep", "wo_split=32 warps=16", 1},
+    // what may be written
+    {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},
+    {"phases/qkv.cuh", "if (H::append) numeric::store(cache + d, y);", "if (H::append) numeric::store(cache + (d ^ 1), y);", "tiny_llama31_8b", ""},
+    {"launch.cuh", "cta.sequences = counts[1];", "cta.sequences = counts[1] - 1;", "tiny_attn_only", ""},
+};
+
+/// Whether any of a few schedules shows the mutant; what it showed first.
+std::string caught(const Mutant &m) {
+  TemporaryDir dir;
+  const std::string *text = nullptr;
+  static const Templates embedded = Templates::embedded();
+  text = embedded.find(m.file);
+  size_t at = text ? text->find(m.from) : std::string::npos;
+  if (at == std::string::npos) return ""; // the test below says so
+  std::string changed = *text;
+  dir.write(m.file, changed.replace(at, std::string(m.from).size(), m.to));
+  auto layers = std::string(m.layer) == kDeep ? Layers::parse("deep.phase", kDeepText) : Layers::read(examplePath(m.layer));
+  if (!layers.ok()) return "";
+  for (uint64_t seed : {1, 2, 3, 4}) {
+    Setup setup;
+    setup.settings = m.settings;
+    setup.sim_ctas = m.sim_ctas;
+    setup.sim_seed = seed;
+    setup.templates = dir.text();
+    auto session = Session::open(*layers, setup);
+    if (!session.ok()) return ""; // a mutant that does not compile shows nothing
+    Step step = session->kernel.plan().tokens_max < 8 ? Step{{65, 3}, {2, 1}, 9, false} : Step{{65, 3, 64}, {2, 1, 5}, 9, false};
+    if (std::string wrong = runStep(*session, step); !wrong.empty()) return wrong;
+  }
+  return "";
+}
+
+} // namespace
+
+TEST_CASE("sim mutants: every kernel with one thing wrong fails its check or is reported stuck") {
+  std::atomic<size_t> next{0};
+  std::vector<std::string> findings(std::size(kMutants));
+  auto work = [&] {
+    for (size_t i; (i = next++) < std::size(kMutants);) findings[i] = caught(kMutants[i]);
+  };
+  std::thread other(work);
+  work();
+  other.join();
+  const Templates embedded = Templates::embedded();
+  for (size_t i = 0; i < std::size(kMutants); i++) {
+    const Mutant &m = kMutants[i];
+    const std::string *text = embedded.find(m.file);
+    REQUIRE_MESSAGE(text, m.file);
+    CHECK_MESSAGE(contains(*text, m.from), m.file, " no longer says ", m.from);
+    CHECK_MESSAGE(!findings[i].empty(), "not caught: ", m.file, ": ", m.from, " -> ", m.to);
+  }
+}
+
+TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
+  Setup setup;
+  std::vector<Case> cases;
+  for (const char *settings : {"wo_split=1", "wo_split=2", "wo_split=4", "wo_split=32 warps=16", "wo_split=8 partition=wide"}) {
+    setup.settings = settings;
+    setup.sim_ctas = 1 + int(cases.size());
+    cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
+  }
+  runCases(cases);
+}

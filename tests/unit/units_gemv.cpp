@@ -1,0 +1,104 @@
+// units_gemv.cpp: which units of a GEMV a CTA owns, as the kernel computes it, against the plan's own words: balanced,
+// slots x parts, or one slot a CTA. Every unit belongs to one CTA, whatever their number.
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include "runtime/sim/shim.h"
+#include "templates/gemv.cuh"
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+namespace {
+
+template <gemv::Assignment How, int Tiles, int Slots> struct Shape {
+  static constexpr auto assignment = How;
+  static constexpr int tiles = Tiles, slots = Slots;
+};
+
+/// How often each unit is owned, checked to be once; and the CTAs that own any.
+template <class G> std::vector<gemv::Units> owners(int ctas) {
+  std::vector<int> owned(size_t(G::tiles * G::slots), 0);
+  std::vector<gemv::Units> all;
+  for (int c = 0; c < ctas; c++) {
+    Cta cta{};
+    cta.cta = c;
+    cta.ctas = ctas;
+    gemv::Units u = gemv::units<G>(cta);
+    REQUIRE(u.begin <= u.end);
+    for (int i = u.begin; i < u.end; i++) owned[size_t(i)]++;
+    all.push_back(u);
+  }
+  for (int n : owned) REQUIRE(n == 1);
+  return all;
+}
+
+template <int Tiles, int Slots> void checkBalanced() {
+  for (int ctas : {1, 2, 3, 4, 7, 31, 32, 132, 148, 1000}) {
+    auto all = owners<Shape<gemv::Assignment::Balanced, Tiles, Slots>>(ctas);
+    for (const gemv::Units &u : all) { // as even as whole units allow
+      REQUIRE(u.end - u.begin >= Tiles * Slots / ctas);
+      REQUIRE(u.end - u.begin <= (Tiles * Slots + ctas - 1) / ctas);
+    }
+  }
+}
+
+template <int Tiles, int Slots> void checkGrid() {
+  for (int ctas : {1, 2, 3, 4, 7, 31, 32, 33, 63, 64, 132, 148, 1000}) {
+    auto all = owners<Shape<gemv::Assignment::Grid, Tiles, Slots>>(ctas);
+    if (ctas < Slots) continue; // falls back to the balanced map
+    int parts = ctas / Slots;
+    for (int c = 0; c < ctas; c++) {
+      const gemv::Units &u = all[size_t(c)];
+      if (u.begin == u.end) continue;
+      REQUIRE(c < parts * Slots);
+      REQUIRE(u.begin / Tiles == c / parts); // one slot a CTA, slot-major
+      REQUIRE((u.end - 1) / Tiles == c / parts);
+      REQUIRE(u.end - u.begin <= (Tiles + parts - 1) / parts);
+    }
+  }
+}
+
+template <int Tiles, int Slots> void checkSeed() {
+  for (int ctas : {Slots, Slots + 1, 2 * Slots, 64 + Slots}) {
+    auto all = owners<Shape<gemv::Assignment::SlotCta, Tiles, Slots>>(ctas);
+    for (int c = 0; c < ctas; c++) {
+      REQUIRE(all[size_t(c)].end - all[size_t(c)].begin == (c < Slots ? Tiles : 0));
+      if (c < Slots) REQUIRE(all[size_t(c)].begin == c * Tiles);
+    }
+  }
+}
+
+} // namespace
+
+TEST_CASE("balanced units") {
+  checkBalanced<1, 1>();
+  checkBalanced<5, 8>();
+  checkBalanced<12, 16>();
+  checkBalanced<320, 32>();
+}
+TEST_CASE("2d units") {
+  checkGrid<1, 1>();
+  checkGrid<5, 4>();
+  checkGrid<12, 16>();
+  checkGrid<320, 32>();
+}
+TEST_CASE("seed units") {
+  checkSeed<5, 4>();
+  checkSeed<12, 16>();
+  checkSeed<320, 32>();
+}
+
+TEST_CASE("share: parts tile [0, n) and differ by one at most, also where n * parts passes 2^31") {
+  for (int n : {0, 1, 7, 5120, 2000000000})
+    for (int parts : {1, 3, 132, 4096}) {
+      int at = 0;
+      for (int i = 0; i < parts; i++) {
+        REQUIRE(share(n, i, parts) == at);
+        at = share(n, i + 1, parts);
+        REQUIRE(at - share(n, i, parts) - n / parts <= 1);
+        REQUIRE(at - share(n, i, parts) >= n / parts);
+      }
+      REQUIRE(at == n);
+    }
+}

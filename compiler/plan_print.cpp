@@ -273,6 +273,10 @@ std::string planJson(const Plan &plan, const ir::Module &module) {
     j.attribute("ctas_pinned", plan.ctas_pinned);
     j.attribute("wo_split", plan.schedule.integer("wo_split"));
     j.attribute("shared_bytes", plan.shared.bytes);
+    j.attributeArray("fold_buffers", [&] { // their place in shared memory: [begin, end)
+      j.value(plan.shared.fold);
+      j.value(plan.shared.fold_sync);
+    });
     j.attribute("workspace_bytes", plan.workspace_bytes);
     j.attributeObject("stream", [&] {
       j.attribute("rings", plan.stream.warps);

@@ -226,14 +226,10 @@ std::optional<Key> Key::parse(std::string_view text) {
 
 const char *name(CacheLayer layer) {
   switch (layer) {
-  case CacheLayer::Memory:
-    return "memory";
-  case CacheLayer::Blessed:
-    return "blessed";
-  case CacheLayer::User:
-    return "user";
-  case CacheLayer::Compiled:
-    return "compiled";
+  case CacheLayer::Memory: return "memory";
+  case CacheLayer::Blessed: return "blessed";
+  case CacheLayer::User: return "user";
+  case CacheLayer::Compiled: return "compiled";
   }
   return "unknown";
 }

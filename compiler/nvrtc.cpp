@@ -172,7 +172,9 @@ Result<CompiledKernel> Nvrtc::compile(const CompileRequest &request) const {
     result = api_.setFlowCallback(program.handle, Flow::callback, &flow);
     if (result != 0) return Status::toolchain("nvrtcSetFlowCallback failed: " + describe(result));
   }
+  const double begun = flow.seconds();
   result = api_.compileProgram(program.handle, int(texts.size()), texts.data());
+  const double seconds = flow.seconds() - begun;
   if (result == kResultCancelled || flow.cancelled)
     return Status::toolchain("the compile for " + std::string(request.target->name) + " was cancelled");
   std::string log = readText(api_.logSize, api_.log, program.handle);
@@ -193,7 +195,7 @@ Result<CompiledKernel> Nvrtc::compile(const CompileRequest &request) const {
   compiled.toolchain = toolchainOf(ptx, major_, minor_);
   compiled.ptx = std::move(ptx);
   compiled.log = std::move(log);
-  compiled.seconds = flow.seconds();
+  compiled.seconds = seconds;
   return compiled;
 }
 

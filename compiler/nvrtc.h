@@ -94,7 +94,7 @@ struct CompiledKernel {
   std::string log; ///< warnings and ptxas's figures
   std::string toolchain;
   std::vector<KernelResources> resources;
-  double seconds = 0;
+  double seconds = 0; ///< in nvrtcCompileProgram
 };
 
 /// One loaded libnvrtc; it stays mapped until the process ends. Methods may be called from any thread at once.

@@ -1,5 +1,5 @@
-// heartbeat.h: a line every two seconds while something long runs, from a thread of its own: the compiler's callback comes
-// when it likes, and the host compiler has none.
+// heartbeat.h: a line every two seconds while something long runs, from a thread of its own: the compiler's callback
+// comes when it likes, and the host compiler has none.
 #pragma once
 
 #include <chrono>

@@ -86,8 +86,10 @@ Status readWord(const std::string &word, ManifestLine &line) {
   } else {
     Schedule probe; // says what is wrong with the knob or its value
     if (Status s = probe.set(name, value, Origin::Host); !s.ok()) return Status::input(s.text());
-    if (name == "target") line.target = value;
-    else line.knobs.emplace_back(name, value);
+    if (name == "target")
+      line.target = value;
+    else
+      line.knobs.emplace_back(name, value);
   }
   return {};
 }
@@ -113,7 +115,8 @@ std::string relativeTo(const std::string &manifest, const std::string &layer) {
 struct LockedFile {
   int fd;
   explicit LockedFile(const std::string &path) : fd(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
-    while (fd >= 0 && flock(fd, LOCK_EX) != 0 && errno == EINTR) {}
+    while (fd >= 0 && flock(fd, LOCK_EX) != 0 && errno == EINTR) {
+    }
   }
   ~LockedFile() {
     if (fd >= 0) close(fd);
@@ -171,7 +174,8 @@ Result<std::vector<ManifestLine>> parseManifest(const std::string &path, std::st
     if (row.substr(0, kHeader.size()) == kHeader) {
       std::string version(row.substr(kHeader.size()));
       while (!version.empty() && kBlank.find(version.back()) != std::string_view::npos) version.pop_back();
-      if (version != kVersion) return Status::input(where + "manifest version " + version + " is not known; this phasec reads 1");
+      if (version != kVersion)
+        return Status::input(where + "manifest version " + version + " is not known; this phasec reads 1");
       continue;
     }
     ManifestLine line;
@@ -197,8 +201,10 @@ Result<int> recordLines(const std::string &manifest, const std::vector<ManifestL
   PHASEC_ASSIGN(std::vector<ManifestLine> known, parseManifest(manifest, before));
   std::vector<std::string> texts;
   for (const ManifestLine &line : known) texts.push_back(line.text());
-  if (before.empty()) added += std::string(kHeader) + std::string(kVersion) + "\n";
-  else if (before.back() != '\n') added += "\n";
+  if (before.empty())
+    added += std::string(kHeader) + std::string(kVersion) + "\n";
+  else if (before.back() != '\n')
+    added += "\n";
   int count = 0;
   for (ManifestLine line : lines) {
     line.layer = relativeTo(manifest, line.layer);

@@ -4,10 +4,10 @@
 //   # phasec manifest 1
 //   layers/llama.phase ir=3c0d..(32 digits) target=sm_90a math=exact wo_split=8 key=8,91ab..(32 digits)
 //
-// A line holds everything that the kernel is made of: the layer by its path (relative to the manifest) and the digest of
-// what it means, the target, and every knob that is not at its default. `ir` and `key` are checks: when the layer, or
-// phasec itself, is no longer what it was, blessing stops instead of shipping another kernel. Lines written by hand may
-// leave both out. `#` begins a comment where a word would begin; a path with blanks stands in double quotes.
+// A line holds everything that the kernel is made of: the layer by its path (relative to the manifest) and the digest
+// of what it means, the target, and every knob that is not at its default. `ir` and `key` are checks: when the layer,
+// or phasec itself, is no longer what it was, blessing stops instead of shipping another kernel. Lines written by hand
+// may leave both out. `#` begins a comment where a word would begin; a path with blanks stands in double quotes.
 #pragma once
 
 #include "compiler/plan.h"

@@ -144,13 +144,21 @@ private:
     if (!error) addSitePackages(self.parent_path() / "nvrtc-venv", sites);
   }
 
+  /// By what follows the prefix, which says nothing.
+  static std::string suggestion(const std::string &name) {
+    std::vector<std::string> words;
+    for (const char *variable : kVariables) words.push_back(std::string(variable).substr(std::string_view(kPrefix).size()));
+    std::string word = nearest(name.substr(std::string_view(kPrefix).size()), words);
+    return word.empty() ? word : kPrefix + word;
+  }
+
   void findUnknown() {
     std::vector<std::string> known(std::begin(kVariables), std::end(kVariables));
     for (char **entry = environ; entry && *entry; entry++) {
       std::string_view text = *entry;
       if (text.rfind(kPrefix, 0) != 0) continue;
       std::string name(text.substr(0, text.find('=')));
-      if (std::find(known.begin(), known.end(), name) == known.end()) env_.unknown.push_back({name, nearest(name, known)});
+      if (std::find(known.begin(), known.end(), name) == known.end()) env_.unknown.push_back({name, suggestion(name)});
     }
   }
 

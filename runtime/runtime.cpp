@@ -159,19 +159,23 @@ Result<Compiled> compileCuda(RuntimeState &state, const Layers &layers, const Pr
   c.listing.source = p.rendered.source;
   c.listing.ptx = std::move(kernel.ptx);
   c.evidence.log = std::move(kernel.log);
+  c.evidence.compile_us = int64_t(kernel.seconds * 1e6);
   return c;
 }
 
 Result<Compiled> compile(RuntimeState &state, const Layers &layers, const Prepared &p, const Miss &miss) {
+  if (state.options.cancelled && state.options.cancelled())
+    return Status::toolchain("the compile of @" + layers.name() + " for " + p.target + " was cancelled");
   std::string why = miss.reasons.empty() ? "nothing like it is cached" : miss.reasons.front().text();
   state.log("first call for this config: compiling @" + layers.name() + " for " + p.target + " " + p.query.key.brief() + ": " + why);
   auto start = std::chrono::steady_clock::now();
-  Heartbeat heartbeat([&](int seconds) {
-    state.log("compiling @" + layers.name() + " for " + p.target + ", " + std::to_string(seconds) + " s");
-  });
+  std::function<void(int)> beat;
+  if (state.options.log)
+    beat = [&](int seconds) { state.log("compiling @" + layers.name() + " for " + p.target + ", " + std::to_string(seconds) + " s"); };
+  Heartbeat heartbeat(beat);
   Result<Compiled> c = state.simulated() ? compileSim(state, layers, p) : compileCuda(state, layers, p);
   if (!c) return c;
-  c->evidence.compile_us = int64_t(microsecondsSince(start));
+  if (!c->evidence.compile_us) c->evidence.compile_us = int64_t(microsecondsSince(start));
   dump(state, *c);
   return c;
 }
@@ -244,15 +248,22 @@ Result<std::shared_ptr<KernelState>> prepareKernel(std::shared_ptr<RuntimeState>
   return kernel;
 }
 
-} // namespace
-
-Result<Runtime> Runtime::open(const RuntimeOptions &options) {
+/// Everything but the device.
+Result<std::shared_ptr<RuntimeState>> openState(const RuntimeOptions &options) {
   auto state = std::make_shared<RuntimeState>();
   state->options = options;
   state->templates = Templates::embedded();
   if (!options.templates_dir.empty()) {
     PHASEC_ASSIGN(state->templates, Templates::overlaid(options.templates_dir));
   }
+  PHASEC_ASSIGN(state->cache, Cache::open(options.cache));
+  return state;
+}
+
+} // namespace
+
+Result<Runtime> Runtime::open(const RuntimeOptions &options) {
+  PHASEC_ASSIGN(std::shared_ptr<RuntimeState> state, openState(options));
   if (options.device == DeviceChoice::Cuda || options.device == DeviceChoice::Auto) {
     auto cuda = openCuda(options.cuda_path, options.ordinal);
     if (cuda) state->device = cuda.take();
@@ -263,7 +274,12 @@ Result<Runtime> Runtime::open(const RuntimeOptions &options) {
     if (!state->cuda_problem.empty()) state->log("no CUDA device, simulating: " + state->cuda_problem);
     state->device = openSim({options.sim_seed, options.sim_ctas});
   }
-  PHASEC_ASSIGN(state->cache, Cache::open(options.cache));
+  return Runtime(std::move(state));
+}
+
+Result<Runtime> Runtime::with(const RuntimeOptions &options, std::unique_ptr<Device> device) {
+  PHASEC_ASSIGN(std::shared_ptr<RuntimeState> state, openState(options));
+  state->device = std::move(device);
   return Runtime(std::move(state));
 }
 

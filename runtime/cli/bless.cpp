@@ -1,5 +1,5 @@
-// bless.cpp: `phasec bless`: kernels for other machines, compiled without a GPU into one file of reproducible bytes; and the
-// proof that such a file covers a manifest.
+// bless.cpp: `phasec bless`: kernels for other machines, compiled without a GPU into one file of reproducible bytes;
+// and the proof that such a file covers a manifest.
 #include "runtime/cli/bless_jobs.h"
 #include "runtime/cli/entries.h"
 #include "runtime/cli/workers.h"
@@ -19,22 +19,26 @@ namespace {
 #define BLESS cl::sub(blessCommand()), cl::cat(ownOptions())
 
 cl::list<std::string> inputs(cl::Positional, cl::OneOrMore, cl::desc("MANIFEST|FILE..."), cl::sub(blessCommand()));
-cl::opt<bool> check("check", cl::desc("the last argument is a blessed file: prove that it has every kernel; exit 3 if not"), BLESS);
+cl::opt<bool> check("check",
+                    cl::desc("the last argument is a blessed file: prove that it has every kernel; exit 3 if not"),
+                    BLESS);
 cl::opt<std::string> target("target", cl::desc("architectures, or all (default: the manifest's; for a FILE sm_90a)"),
                             cl::value_desc("A,B"), BLESS);
 cl::list<std::string> sets("set", cl::desc("a schedule knob; of several values each makes a kernel; repeatable"),
                            cl::value_desc("knob=v1,v2"), BLESS);
 cl::opt<std::string> out_path("out", cl::desc("the blessed file to write"), cl::value_desc("DB"), BLESS);
 cl::opt<int> jobs_flag("j", cl::desc("processes (default: one per processor)"), cl::value_desc("N"), cl::Prefix, BLESS);
-cl::opt<std::string> shard("shard", cl::desc("only the I-th of N parts, I from 1; `cache merge` joins them"), cl::value_desc("I/N"), BLESS);
-cl::opt<std::string> record("record", cl::desc("add the lines of these kernels to a manifest"), cl::value_desc("F"), BLESS);
+cl::opt<std::string> shard("shard", cl::desc("only the I-th of N parts, I from 1; `cache merge` joins them"),
+                           cl::value_desc("I/N"), BLESS);
+cl::opt<std::string> record("record", cl::desc("add the lines of these kernels to a manifest"), cl::value_desc("F"),
+                            BLESS);
 cl::opt<bool> rekey("rekey", cl::desc("accept lines that another phasec recorded under another key"), BLESS);
-cl::opt<int64_t> registers_max("registers-max", cl::desc("budget: registers per thread; exit 3 above it"), cl::value_desc("N"),
-                               cl::init(-1), BLESS);
+cl::opt<int64_t> registers_max("registers-max", cl::desc("budget: registers per thread; exit 3 above it"),
+                               cl::value_desc("N"), cl::init(-1), BLESS);
 cl::opt<int64_t> spill_max("spill-max", cl::desc("budget: bytes of spill code, stores and loads; exit 3 above it"),
                            cl::value_desc("N"), cl::init(-1), BLESS);
-cl::opt<int64_t> shared_max("shared-max", cl::desc("budget: shared memory per CTA in bytes; exit 3 above it"), cl::value_desc("N"),
-                            cl::init(-1), BLESS);
+cl::opt<int64_t> shared_max("shared-max", cl::desc("budget: shared memory per CTA in bytes; exit 3 above it"),
+                            cl::value_desc("N"), cl::init(-1), BLESS);
 
 /// A kernel that is in the file.
 struct Blessed {
@@ -63,7 +67,8 @@ Result<BlessRequest> parseRequest(const std::vector<std::string> &files, const S
     PHASEC_ASSIGN(auto set, parseSet(text));
     request.sets.push_back(std::move(set));
   }
-  if (session.schedule.origin("math") == Origin::Flag) request.sets.push_back({"math", {session.schedule.word("math")}}); // --exact
+  if (session.schedule.origin("math") == Origin::Flag)
+    request.sets.push_back({"math", {session.schedule.word("math")}}); // --exact
   if (!shard.empty()) PHASEC_TRY(parseShard(shard, request));
   request.templates_dir = session.options.templates_dir;
   request.rekey = rekey;
@@ -74,20 +79,24 @@ Result<BlessRequest> parseRequest(const std::vector<std::string> &files, const S
 Blessed measured(const BlessJob &job, EntryInfo info, std::vector<std::string> &findings) {
   Blessed b{&job, std::move(info), 0, 0, job.shared_bytes, 0};
   auto root = llvm::json::parse(b.info.resources);
-  if (!root) llvm::consumeError(root.takeError());
+  if (!root)
+    llvm::consumeError(root.takeError());
   else if (const llvm::json::Object *object = root->getAsObject())
     if (const llvm::json::Array *kernels = object->getArray("kernels"))
       for (const llvm::json::Value &value : *kernels)
         if (const llvm::json::Object *kernel = value.getAsObject()) {
-          auto figure = [&](const char *name) { return kernel->getInteger(name).value_or(0); };
+          auto figure = [&](const char *name) {
+            auto number = kernel->getInteger(name);
+            return number ? int64_t(*number) : 0;
+          };
           b.registers = std::max<int64_t>(b.registers, figure("registers"));
           b.spill_bytes = std::max<int64_t>(b.spill_bytes, figure("spill_store_bytes") + figure("spill_load_bytes"));
           b.shared_bytes = std::max<int64_t>(b.shared_bytes, job.shared_bytes + figure("shared_bytes"));
         }
   auto hold = [&](int64_t value, int64_t budget, const char *what) {
     if (budget >= 0 && value > budget)
-      findings.push_back("@" + b.info.layer + " " + job.what() + " " + job.key().text() + " takes " + std::to_string(value) + " " + what +
-                         "; the budget is " + std::to_string(budget));
+      findings.push_back("@" + b.info.layer + " " + job.what() + " " + job.key().text() + " takes " +
+                         std::to_string(value) + " " + what + "; the budget is " + std::to_string(budget));
   };
   hold(b.registers, registers_max, "registers per thread");
   hold(b.spill_bytes, spill_max, "bytes of spills");
@@ -101,7 +110,8 @@ Status measureAll(const std::string &path, const std::vector<BlessJob> &jobs, Re
   std::map<Key, EntryInfo> by_key;
   for (EntryInfo &row : rows) by_key.emplace(row.key, std::move(row));
   for (const BlessJob &job : jobs)
-    if (auto row = by_key.find(job.key()); row != by_key.end()) report.kernels.push_back(measured(job, row->second, report.findings));
+    if (auto row = by_key.find(job.key()); row != by_key.end())
+      report.kernels.push_back(measured(job, row->second, report.findings));
   return {};
 }
 
@@ -128,8 +138,9 @@ void printCoverage(const Report &report) {
     std::string splits;
     for (int64_t s : cell.splits) splits += (splits.empty() ? "" : ",") + std::to_string(s);
     out << llvm::format("%-28s %-8s %-16s %7lld %10lld %9lld %6lld\n", ("@" + at.first).c_str(), at.second.c_str(),
-                        splits.empty() ? "-" : splits.c_str(), static_cast<long long>(cell.kernels), static_cast<long long>(cell.bytes),
-                        static_cast<long long>(cell.registers), static_cast<long long>(cell.spills));
+                        splits.empty() ? "-" : splits.c_str(), static_cast<long long>(cell.kernels),
+                        static_cast<long long>(cell.bytes), static_cast<long long>(cell.registers),
+                        static_cast<long long>(cell.spills));
   }
 }
 
@@ -171,8 +182,10 @@ int finish(const Report &report) {
     if (!report.kernels.empty()) printCoverage(report);
     for (const std::string &f : report.findings) llvm::outs() << "FAILED: " << f << "\n";
     llvm::raw_ostream &out = llvm::outs();
-    if (!report.findings.empty()) out << (check ? report.path + " does not have all of it" : "nothing was written") << "\n";
-    else if (check) out << report.path << " has all " << report.kernels.size() << " kernels\n";
+    if (!report.findings.empty())
+      out << (check ? report.path + " does not have all of it" : "nothing was written") << "\n";
+    else if (check)
+      out << report.path << " has all " << report.kernels.size() << " kernels\n";
     else {
       out << report.path << ": " << report.kernels.size();
       if (report.request.shards > 1) out << " of " << report.total;
@@ -234,15 +247,17 @@ private:
 class Progress {
 public:
   Progress(const Session &session, size_t count)
-      : count_(count), off_(session.environment.log_path == "off"), over_(colourful(2) && session.environment.log_path == "stderr") {}
+      : count_(count), off_(session.environment.log_path == "off"),
+        over_(colourful(2) && session.environment.log_path == "stderr") {}
   ~Progress() {
     if (over_ && done_) llvm::errs() << "\n";
   }
-  void step(const BlessJob &job, double seconds) {
+  void step(const BlessJob &job, double seconds, bool ok) {
     done_++;
     if (off_) return;
-    llvm::errs() << (over_ ? "\r\033[K" : "") << "[" << done_ << "/" << count_ << "] " << job.what() << llvm::format(" %.1f s", seconds)
-                 << " @" << job.layers.name() << (over_ ? "" : "\n");
+    llvm::errs() << (over_ ? "\r\033[K" : "") << "[" << done_ << "/" << count_ << "] " << job.what()
+                 << llvm::format(" %.1f s", seconds) << " @" << job.layers.name() << (ok ? "" : " FAILED")
+                 << (over_ ? "" : "\n");
   }
 
 private:
@@ -251,7 +266,8 @@ private:
 };
 
 /// Compiles into the user file of `directory`; single flight and publishing are the cache's.
-Status compileAll(const Session &session, const std::vector<BlessJob> &jobs, const std::string &directory, std::vector<double> &seconds) {
+Status compileAll(const Session &session, const std::vector<BlessJob> &jobs, const std::string &directory,
+                  std::vector<double> &seconds) {
   int workers = jobs_flag > 0 ? int(jobs_flag) : int(std::max(1u, std::thread::hardware_concurrency()));
   RuntimeOptions options = session.options;
   options.device = DeviceChoice::None;
@@ -263,18 +279,24 @@ Status compileAll(const Session &session, const std::vector<BlessJob> &jobs, con
   options.cache.warn = session.options.cache.warn;
   auto make = [&]() -> Result<Work> {
     PHASEC_ASSIGN(Runtime runtime, Runtime::open(options));
-    return Work([&jobs, runtime](size_t i) mutable { return runtime.prepare(jobs[i].layers, jobs[i].schedule).status(); });
+    return Work(
+        [&jobs, runtime](size_t i) mutable { return runtime.prepare(jobs[i].layers, jobs[i].schedule).status(); });
   };
   Progress progress(session, jobs.size());
   std::optional<Status> first;
+  int failed = 0;
   auto done = [&](const JobDone &result) {
     const BlessJob &job = jobs[result.job];
     seconds[result.job] = result.seconds;
-    progress.step(job, result.seconds);
-    if (result.status.ok() || first) return;
-    first = Status(result.status.kind(), "@" + job.layers.name() + " " + job.what() + ": " + result.status.text());
+    progress.step(job, result.seconds, result.status.ok());
+    if (result.status.ok()) return;
+    failed++;
+    if (!first)
+      first = Status(result.status.kind(), "@" + job.layers.name() + " " + job.what() + ": " + result.status.text());
   };
   PHASEC_TRY(runWorkers(jobs.size(), workers, make, done));
+  if (failed > 1)
+    return {first->kind(), first->text() + "\n" + std::to_string(failed) + " kernels failed; this was the first"};
   return first ? *first : Status();
 }
 
@@ -295,11 +317,13 @@ Result<int> buildFile(Session &session) {
   if (!all.jobs.empty()) PHASEC_TRY(measureAll(userFile(work->path()), all.jobs, report));
   for (Blessed &b : report.kernels) b.seconds = seconds[size_t(b.job - all.jobs.data())];
   if (report.kernels.size() != all.jobs.size())
-    return Status::internal(std::to_string(all.jobs.size() - report.kernels.size()) + " kernels were compiled but not kept; is " +
-                            work->path() + " full?");
+    return Status::internal(std::to_string(all.jobs.size() - report.kernels.size()) +
+                            " kernels were compiled but not kept; is " + work->path() + " full?");
   if (!report.findings.empty()) return finish(report);
-  if (all.jobs.empty()) PHASEC_TRY(writeBlessed(out_path, {}));
-  else PHASEC_TRY(mergeStores({userFile(work->path())}, out_path).status());
+  if (all.jobs.empty())
+    PHASEC_TRY(writeBlessed(out_path, {}));
+  else
+    PHASEC_TRY(mergeStores({userFile(work->path())}, out_path).status());
   PHASEC_ASSIGN(report.sha256, fileSha256(out_path));
   if (!record.empty()) {
     std::vector<ManifestLine> lines;

@@ -31,7 +31,8 @@ Result<std::vector<Seed>> seedsOf(const std::string &input) {
   std::vector<Seed> seeds;
   for (ManifestLine &line : lines) {
     // A path that is absolute stays as it is.
-    if (fs::path base = fs::path(input).parent_path(); !base.empty()) line.layer = (base / line.layer).lexically_normal().string();
+    if (fs::path base = fs::path(input).parent_path(); !base.empty())
+      line.layer = (base / line.layer).lexically_normal().string();
     std::string where = input + ":" + std::to_string(line.number);
     seeds.push_back({std::move(line), std::move(where)});
   }
@@ -108,20 +109,23 @@ private:
 
   static bool hasWo(const ir::Module &module) {
     std::vector<int> all = ir::instances(module);
-    return std::any_of(all.begin(), all.end(), [&](int l) { return module.layers[size_t(l)].find(ir::Op::wo) != nullptr; });
+    return std::any_of(all.begin(), all.end(),
+                       [&](int l) { return module.layers[size_t(l)].find(ir::Op::wo) != nullptr; });
   }
 
   Status addJob(const Seed &seed, const Layers &layers, const Schedule &schedule) {
     const ir::Module &module = layers.module();
     PHASEC_ASSIGN(Schedule effective, effectiveSchedule(module, schedule, ""));
     Result<Plan> planned = plan(module, effective, *findTarget(effective.word("target")));
-    if (!planned) return {planned.status().kind(), seed.where + " for " + effective.word("target") + ": " + planned.status().text()};
+    if (!planned)
+      return {planned.status().kind(),
+              seed.where + " for " + effective.word("target") + ": " + planned.status().text()};
     PHASEC_ASSIGN(Rendered rendered, render(*planned, module, templates_));
     BlessJob job{layers, schedule, manifestLine(module, *planned, rendered.source), planned->shared.bytes};
     bool as_recorded = request_.targets.empty() && request_.sets.empty() && seed.line.key && !request_.rekey;
     if (as_recorded && *seed.line.key != job.key()) {
-      findings_.push_back(seed.where + ": this phasec makes " + job.key().text() + " of the line, recorded was " + seed.line.key->text() +
-                          "; record it again, or say --rekey");
+      findings_.push_back(seed.where + ": this phasec makes " + job.key().text() + " of the line, recorded was " +
+                          seed.line.key->text() + "; record it again, or say --rekey");
       return {};
     }
     Key key = job.key();
@@ -150,14 +154,16 @@ Result<std::vector<std::string>> parseTargets(const std::string &text) {
   std::vector<std::string> targets = splitWords(text, ',');
   for (const std::string &target : targets)
     if (!findTarget(target))
-      return Status::usage("--target " + target + " is not known" + didYouMean(target, known) + " (all, " + listWords(known) + ")");
+      return Status::usage("--target " + target + " is not known" + didYouMean(target, known) + " (all, " +
+                           listWords(known) + ")");
   return targets;
 }
 
 Result<std::pair<std::string, std::vector<std::string>>> parseSet(const std::string &text) {
   size_t equals = text.find('=');
   if (equals == std::string::npos) return Status::usage("--set " + text + ": expected knob=value or knob=value,value");
-  std::pair<std::string, std::vector<std::string>> set{text.substr(0, equals), splitWords(text.substr(equals + 1), ',')};
+  std::pair<std::string, std::vector<std::string>> set{text.substr(0, equals),
+                                                       splitWords(text.substr(equals + 1), ',')};
   if (set.first == "target") return Status::usage("--set target: say --target " + text.substr(equals + 1));
   if (set.second.empty()) return Status::usage("--set " + text + ": a value is missing");
   Schedule probe;

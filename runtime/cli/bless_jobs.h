@@ -1,4 +1,5 @@
-// bless_jobs.h: which kernels `phasec bless` is asked for: manifest lines and layer files, times targets, times knob values.
+// bless_jobs.h: which kernels `phasec bless` is asked for: manifest lines and layer files, times targets, times knob
+// values.
 #pragma once
 
 #include "phasec/compiler.h"
@@ -15,7 +16,7 @@ struct BlessRequest {
   std::vector<std::string> targets; ///< empty: those of the manifest's lines; sm_90a for files
   std::vector<std::pair<std::string, std::vector<std::string>>> sets; ///< several values: one kernel each
   std::string templates_dir;
-  bool rekey = false;      ///< lines may have another key than phasec makes of them now
+  bool rekey = false; ///< lines may have another key than phasec makes of them now
   int shard = 1, shards = 1;
 };
 
@@ -23,7 +24,7 @@ struct BlessRequest {
 struct BlessJob {
   Layers layers;
   Schedule schedule;
-  ManifestLine line; ///< with the key that this phasec makes; the layer's path as it can be opened from here
+  ManifestLine line;        ///< with the key that this phasec makes; the layer's path as it can be opened from here
   int64_t shared_bytes = 0; ///< dynamic
 
   const Key &key() const { return *line.key; }

@@ -61,7 +61,7 @@ Result<int> stats(const Call &call) {
     printJson("cache_stats", [&](Json &json) {
       json.attributeArray("files", [&] {
         for (const auto &[path, s] : all)
-          json.object([&] {
+          json.object([&, &path = path, &s = s] {
             json.attribute("path", clean(path));
             json.attribute("entries", s.entries);
             json.attribute("payload_bytes", s.payload_bytes);
@@ -128,7 +128,7 @@ Result<int> verify(const Call &call) {
       json.attribute("ok", sound);
       json.attributeArray("files", [&] {
         for (const auto &[path, r] : all)
-          json.object([&] {
+          json.object([&, &path = path, &r = r] {
             json.attribute("path", clean(path));
             json.attribute("ok", r.ok());
             json.attribute("entries", r.entries);

@@ -5,7 +5,9 @@
 #include "runtime/device.h"
 #include "runtime/sim/compiler.h"
 
+#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Format.h"
+#include "llvm/Support/Path.h"
 
 #include <optional>
 
@@ -63,16 +65,33 @@ void examineCompilers(Report &r) {
   r.add("host compiler", identity ? "ok" : "warning", identity ? *identity : identity.status().text());
 }
 
+/// A user file that does not exist must not come into being here: says whether it could.
+void examineAbsentUserFile(Report &r, const std::string &directory) {
+  std::string existing = directory;
+  while (!existing.empty() && !llvm::sys::fs::exists(existing)) existing = llvm::sys::path::parent_path(existing).str();
+  bool may = !existing.empty() && llvm::sys::fs::is_directory(existing) && !llvm::sys::fs::access(existing, llvm::sys::fs::AccessMode::Write);
+  r.add("cache, user", may ? "ok" : "warning",
+        userFile(directory) + (may ? ": not there yet; the first compile makes it"
+                                   : ": cannot be made (" + existing + " is not a writable directory), so kernels stay in memory; set "
+                                     "PHASEC_CACHE_DIR to a directory that you may write"));
+}
+
 void examineCache(Report &r) {
   CacheOptions options = r.session.options.cache;
   options.warn = nullptr; // the states below say the same
+  if (options.user_dir.empty()) {
+    r.add("cache, user", "warning", "no directory: HOME and PHASEC_CACHE_DIR are not set, so kernels stay in memory; set PHASEC_CACHE_DIR");
+  } else if (!llvm::sys::fs::exists(userFile(options.user_dir))) {
+    examineAbsentUserFile(r, options.user_dir);
+    options.user_dir.clear();
+  }
   auto cache = Cache::open(options);
   if (!cache) return r.add("cache", "unusable", cache.status().text());
   r.layers = (*cache)->layers();
   for (const LayerState &layer : r.layers) {
     std::string what = layer.path + (layer.usable ? layer.writable ? ": readable and writable" : ": readable" : ": not usable");
     bool fine = layer.usable && (layer.writable || layer.layer != CacheLayer::User);
-    if (layer.layer == CacheLayer::Memory) continue;
+    if (layer.layer == CacheLayer::Memory || layer.path.empty()) continue;
     r.add(std::string("cache, ") + name(layer.layer), fine ? "ok" : "warning", what + (layer.problem.empty() ? "" : "; " + layer.problem));
   }
 }

@@ -67,7 +67,9 @@ void printEntry(llvm::raw_ostream &out, const FoundEntry &entry) {
   const EntryInfo &i = entry.info;
   out << "@" << i.layer << " for " << i.target << "\n  key        " << i.key.text() << "\n  config     " << i.config << "\n  toolchain  "
       << i.toolchain << "\n  size       " << i.payload_bytes << " bytes binary, " << i.source_bytes << " source, " << i.ptx_bytes
-      << " PTX\n  checksum   " << i.checksum << "\n  file       " << entry.path << "\n";
+      << " PTX\n";
+  if (!i.checksum.empty()) out << "  checksum   " << i.checksum << "\n";
+  if (!entry.path.empty()) out << "  file       " << entry.path << "\n";
   if (i.uses) out << "  uses       " << i.uses << "\n";
 }
 
@@ -90,7 +92,7 @@ void writeEntry(llvm::json::OStream &json, const EntryInfo &i) {
 
 void printSections(llvm::raw_ostream &out, const std::vector<Section> &sections) {
   for (const Section &s : sections)
-    out << llvm::format("  %-32s ", s.name.c_str()) << s.digest << (s.text.empty() ? "" : "  " + s.text) << "\n";
+    out << llvm::format("  %-34s ", s.name.c_str()) << s.digest << (s.text.empty() ? "" : "  " + s.text) << "\n";
 }
 
 void writeSections(llvm::json::OStream &json, const std::vector<Section> &sections) {

@@ -20,14 +20,14 @@ Result<std::string> sourceDiff(Cache &cache, const Runtime::Explanation &e) {
   return lineDiff(listing.source, e.source, kDiffLines);
 }
 
-/// The commands that put it into a file for everybody; they need no GPU.
-std::string shipLine(const Session &session) {
-  std::string line = "phasec inspect " + what + " --device none";
+/// The command that puts it into a file for everybody; it needs no GPU.
+std::string blessLine(const Session &session) {
+  std::string line = "phasec bless " + what;
   for (const KnobInfo &k : knobs())
     if (session.schedule.origin(k.name) > Origin::File && std::string_view(k.name) != "target")
       line += std::string(" --set ") + k.name + "=" + session.schedule.text(k.name);
   const std::string &target = session.schedule.word("target");
-  return line + " --target " + (target == "auto" ? "sm_90a" : target) + ", then phasec cache export --out blessed.db";
+  return line + " --target " + (target == "auto" ? "sm_90a" : target) + " --out blessed.db";
 }
 
 void printText(const Runtime::Explanation &e, const Session &session, const std::string &changes) {
@@ -39,7 +39,7 @@ void printText(const Runtime::Explanation &e, const Session &session, const std:
     out << text << (!text.empty() && text.back() == '\n' ? "" : "\n");
     if (session.options.jit == Jit::Off) out << "jit = off: a run would end here, with exit status 3\n";
     else out << "a run would compile it (jit = " << jitName(session.options.jit) << ")\n";
-    out << "to ship it: " << shipLine(session) << "\n";
+    out << "to ship it: " << blessLine(session) << "\n";
   }
   if (diff && !e.hit) out << (e.miss.nearest ? "- nearest entry, + this configuration\n" + changes : "nothing to compare with\n");
   if (dump_key) printSections(out, e.sections);

@@ -81,7 +81,7 @@ Result<int> fmtMain() {
       json.attribute("ok", different.empty());
       json.attributeArray("not_canonical", [&] {
         for (const auto &[path, line] : different)
-          json.object([&] {
+          json.object([&, &path = path, &line = line] {
             json.attribute("path", clean(path));
             json.attribute("line", line);
           });

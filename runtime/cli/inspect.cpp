@@ -52,7 +52,12 @@ Result<Inspected> inspectFile(Session &session) {
   i.plan_text = planText(kernel.plan(), layers.module());
   if (Result<Listing> listing = runtime.cache().listing(kernel.key(), i.artefact.toolchain)) i.listing = listing.take();
   else i.listing.source = kernel.source();
-  i.entry.path = hit.path;
+  if (!hit.path.empty())
+    if (Result<FoundEntry> stored = findEntry(session.options, kernel.key().text())) {
+      i.entry = stored.take();
+      return i;
+    }
+  i.entry.path = hit.path; // in memory only: what a row would say, without its checksum
   i.entry.info.key = kernel.key();
   i.entry.info.layer = i.artefact.layer;
   i.entry.info.target = i.artefact.target;

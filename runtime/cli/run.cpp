@@ -221,7 +221,7 @@ void printRunText(const Layers &layers, Runtime &runtime, const Kernel &kernel, 
   llvm::raw_ostream &out = llvm::outs();
   const Plan &plan = kernel.plan();
   out << "@" << layers.name() << " on " << runtime.device().info().name << " for " << plan.target->name << ": " << inputs.tokens()
-      << " tokens in " << inputs.sequences() << " sequences, " << o.ctas << " CTAs, wo_split " << kernel.key().wo_split << "\n";
+      << (inputs.tokens() == 1 ? " token in " : " tokens in ") << inputs.sequences() << (inputs.sequences() == 1 ? " sequence, " : " sequences, ") << o.ctas << " CTAs, wo_split " << kernel.key().wo_split << "\n";
   out << "  key     " << kernel.key().text() << "\n";
   out << "  cache   ";
   if (!kernel.miss()) out << "hit (" << name(kernel.provenance().layer) << ")\n";

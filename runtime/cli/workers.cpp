@@ -71,7 +71,8 @@ void serve(int fd, const std::function<Result<Work>()> &make) {
   for (uint64_t job; receiveAll(fd, &job, sizeof job);) {
     auto start = std::chrono::steady_clock::now();
     Status status = work ? (*work)(job) : work.status();
-    Answer answer{job, status.text().size(), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+    Answer answer{job, status.text().size(),
+                  std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
                   int32_t(status.kind())};
     if (!sendAll(fd, &answer, sizeof answer) || !sendAll(fd, status.text().data(), status.text().size())) return;
   }
@@ -124,7 +125,8 @@ public:
       std::vector<pollfd> polls;
       for (Worker &w : workers_) polls.push_back({w.job ? w.fd : -1, POLLIN, 0});
       if (std::none_of(polls.begin(), polls.end(), [](const pollfd &p) { return p.fd >= 0; }))
-        return Status::internal("all worker processes ended; " + std::to_string(count_ - finished_) + " kernels were not built");
+        return Status::internal("all worker processes ended; " + std::to_string(count_ - finished_) +
+                                " kernels were not built");
       int ready = poll(polls.data(), polls.size(), -1);
       if (interrupted) return Status::internal("interrupted; nothing was written");
       if (ready < 0 && errno != EINTR) return Status::internal(std::string("poll: ") + std::strerror(errno));
@@ -152,8 +154,10 @@ private:
       sound = receiveAll(w.fd, text.data(), text.size());
     }
     JobDone result{*w.job, {}, answer.seconds};
-    if (!sound) result.status = Status::internal(lost(w));
-    else if (answer.kind != int32_t(ErrorKind::Ok)) result.status = {ErrorKind(answer.kind), text};
+    if (!sound)
+      result.status = Status::internal(lost(w));
+    else if (answer.kind != int32_t(ErrorKind::Ok))
+      result.status = {ErrorKind(answer.kind), text};
     finished_++;
     done_(result);
     give(w);
@@ -164,13 +168,15 @@ private:
     close(w.fd);
     w.fd = -1;
     int status = reap(w);
-    if (WIFSIGNALED(status)) return std::string("the compiler's process was ended by a signal: ") + strsignal(WTERMSIG(status));
+    if (WIFSIGNALED(status))
+      return std::string("the compiler's process was ended by a signal: ") + strsignal(WTERMSIG(status));
     return "the compiler's process left with status " + std::to_string(WEXITSTATUS(status));
   }
 
   static int reap(Worker &w) {
     int status = 0;
-    while (w.pid > 0 && waitpid(w.pid, &status, 0) < 0 && errno == EINTR) {}
+    while (w.pid > 0 && waitpid(w.pid, &status, 0) < 0 && errno == EINTR) {
+    }
     w.pid = 0;
     return status;
   }
@@ -183,7 +189,8 @@ private:
 
 } // namespace
 
-Status runWorkers(size_t count, int workers, const std::function<Result<Work>()> &make, const std::function<void(const JobDone &)> &done) {
+Status runWorkers(size_t count, int workers, const std::function<Result<Work>()> &make,
+                  const std::function<void(const JobDone &)> &done) {
   if (count == 0) return {};
   Pool pool(count, done);
   PHASEC_TRY(pool.start(std::clamp(workers, 1, int(std::min<size_t>(count, 1024))), make));

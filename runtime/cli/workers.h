@@ -18,8 +18,10 @@ struct JobDone {
   double seconds = 0;
 };
 
-/// Runs jobs 0..count-1 in `workers` processes; `done` is called here, in order of completion. To be called without other
-/// threads running. The status is an error only when the pool itself could not go on: out of processes, or interrupted.
-Status runWorkers(size_t count, int workers, const std::function<Result<Work>()> &make, const std::function<void(const JobDone &)> &done);
+/// Runs jobs 0..count-1 in `workers` processes; `done` is called here, in order of completion. To be called without
+/// other threads running. The status is an error only when the pool itself could not go on: out of processes, or
+/// interrupted.
+Status runWorkers(size_t count, int workers, const std::function<Result<Work>()> &make,
+                  const std::function<void(const JobDone &)> &done);
 
 } // namespace phasec::cli

@@ -175,8 +175,8 @@ Complaint exercise(const Scene &scene, bool with_blessed, Random &random, Tally 
   return {};
 }
 
-/// After the fault is over the kernels must be right at once, and the user file sound and full in the end: damage in a side
-/// table may show itself only when the first process writes its counters at close, so a second one follows.
+/// After the fault is over the kernels must be right at once, and the user file sound and full in the end: damage in a
+/// side table may show itself only when the first process writes its counters at close, so a second one follows.
 Complaint expectHealed(const Scene &scene, bool damaged_user) {
   for (int process = 0; process < 2; ++process) {
     Bench bench(scene.dir / "user");

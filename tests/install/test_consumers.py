@@ -29,6 +29,9 @@ def libdir(prefix):
 
 def embed(root, work, prefix, compiler):
     """The README's host program: the first run compiles, the second one hits the cache of the first."""
+    text = (root / "examples" / "embed" / "main.cpp").read_text()
+    if text[text.index("Status run("):text.index("int main(")].strip() not in (root / "README.md").read_text():
+        raise SystemExit("the README quotes another examples/embed/main.cpp")
     run(["cmake", "-S", root / "examples" / "embed", "-B", work / "embed", f"-DCMAKE_PREFIX_PATH={prefix}",
          f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_CXX_FLAGS={os.environ.get('CONSUMER_FLAGS', '')}"])
     run(["cmake", "--build", work / "embed"])

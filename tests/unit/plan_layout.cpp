@@ -17,6 +17,7 @@ void checkDisjoint(std::vector<Extent> extents, int64_t size) {
   int64_t at = 0;
   for (const Extent &e : extents) {
     INFO(e.name, " [", e.begin, ", ", e.end, ") after ", at, ", of ", size);
+    if (e.end == e.begin) continue; // nothing of it is needed: fold buffers without a GEMV
     REQUIRE(e.begin >= at);
     REQUIRE(e.end > e.begin);
     at = e.end;
@@ -131,7 +132,10 @@ TEST_CASE("warps and ring that the host sets are what the plan has") {
   Layers layers = readExample("tiny_qwen35_27b");
   for (const char *warps : {"2", "4", "8", "16"})
     for (const char *ring : {"2", "3", "5"}) {
-      Plan p = planOf(layers, std::string("warps=") + warps + " ring=" + ring);
+      auto made = tryPlan(layers, std::string("warps=") + warps + " ring=" + ring);
+      CHECK(made.ok() == (std::stoi(warps) * std::stoi(ring) <= 40)); // of 4608 bytes each
+      if (!made.ok()) continue;
+      const Plan &p = *made;
       CHECK(p.warps == std::stoi(warps));
       CHECK(p.stream.stages == std::stoi(ring));
       checkShared(p, layers.module());

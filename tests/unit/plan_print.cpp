@@ -37,8 +37,8 @@ TEST_CASE("golden plans: steps, slots and the events of auto mode") {
 TEST_CASE("auto mode: no example has more events than edges that need one, and each says why") {
   // Per layer: kind and edge, in step order. A staged norm and an elected gather cost no event.
   const std::map<std::string, std::vector<std::string>> expected = {
-      {"tiny_qwen35_27b", {"counter %q qkv -> %a attn", "counter %a attn -> %p wo", "grid %p wo -> %u fc1", "counter %u fc1 -> %y fc2"}},
-      {"tiny_llama31_8b", {"counter %q qkv -> %a attn", "counter %a attn -> %p wo", "grid %p wo -> %u fc1", "counter %u fc1 -> %y fc2"}},
+      {"tiny_qwen35_27b", {"counter %q qkv -> %a attn", "counter %a attn -> %h gather", "grid %h gather -> %u fc1", "counter %u fc1 -> %y fc2"}},
+      {"tiny_llama31_8b", {"counter %q qkv -> %a attn", "counter %a attn -> %h gather", "grid %h gather -> %u fc1", "counter %u fc1 -> %y fc2"}},
       {"tiny_mlp_only", {"counter %u fc1 -> %y fc2"}},
       {"tiny_attn_only", {}}};
   for (const auto &[name, events] : expected) {
@@ -122,7 +122,11 @@ TEST_CASE("plan JSON carries what tools and the reference read") {
 
 TEST_CASE("schedules that a layer cannot take: kind, limit and knob are named") {
   Layers whole = readExample("tiny_qwen35_27b"), seed = readExample("tiny_qwen35_27b_seed"), mlp = readExample("tiny_mlp_only");
-  CHECK(refusal(whole, "wo_split=3", "use 1, 2, 4, 8, 16 or 32") == ErrorKind::Input);
+  for (const char *split : {"3", "31"}) { // the knob itself says so
+    Status s = Schedule().set("wo_split", split, Origin::Host);
+    CHECK(s.kind() == ErrorKind::Usage);
+    CHECK_MESSAGE(contains(s.text(), "1, 2, 4, 8, 16 or 32"), s.text());
+  }
   CHECK(refusal(whole, "wo_split=0", "use 1, 2, 4, 8, 16 or 32") == ErrorKind::Input);
   CHECK(refusal(mlp, "wo_split=2", "no `wo` phase") == ErrorKind::Input);
   CHECK(refusal(seed, "wo_split=16", "slice_ctas = 8") == ErrorKind::Input);

@@ -34,7 +34,8 @@ TEST_CASE("every example proves, at every split and on every target") {
         auto p = tryPlan(layers, split, target);
         if (!p.ok()) continue; // too little shared memory: plan_layout.cpp
         Status s = prove(*p, layers.module());
-        CHECK_MESSAGE(s.ok(), name, " ", split, " ", target, ": ", s.text());
+        bool too_wide = p->ctas_pinned > p->target->sm_counts.front(); // the seed's 64 CTAs on a part of 48 SMs
+        CHECK_MESSAGE(s.kind() == (too_wide ? ErrorKind::Proof : ErrorKind::Ok), name, " ", split, " ", std::string(target), ": ", s.text());
       }
   }
 }
@@ -54,7 +55,7 @@ TEST_CASE("mutants: a plan that lacks one event is refused with a witness, which
           INFO(name, " ", split, " without ", p.bodies[b].events[e].edge);
           REQUIRE(s.kind() == ErrorKind::Proof);
           CHECK(contains(s.text(), "witness: CTA "));
-          CHECK(contains(s.text(), "remedy: write `event grid %"));
+          CHECK(contains(s.text(), "write `event grid %"));
           CHECK(contains(s.text(), name + ".phase:"));
         }
     }
@@ -127,9 +128,18 @@ TEST_CASE("explicit layers: deleting any event line is refused at the reader's l
       CHECK((s.kind() == ErrorKind::Proof || s.kind() == ErrorKind::Input));
       CHECK_MESSAGE(contains(s.text(), "cut.phase:"), s.text());
       CHECK_MESSAGE(contains(s.text(), "event grid %"), s.text());
-      // The place is the phase behind the deleted line.
-      size_t at = s.text().find("cut.phase:");
-      if (at != std::string::npos) CHECK(std::stoi(s.text().substr(at + 10)) >= line);
+      // The place is a phase behind the deleted line, and the line to add, put there, satisfies the proof.
+      size_t place = s.text().find("cut.phase:"), remedy = s.text().find("`event grid %") + 1;
+      int at_line = std::stoi(s.text().substr(place + 10));
+      CHECK(at_line >= line);
+      std::istringstream rows(cut);
+      std::string mended, row;
+      for (int n = 1; std::getline(rows, row); n++)
+        mended += (n == at_line ? s.text().substr(remedy, s.text().find('`', remedy) - remedy) + "\n" : "") + row + "\n";
+      auto again = Layers::parse("mended.phase", mended);
+      REQUIRE_MESSAGE(again.ok(), again.status().text());
+      Status proved = prove(planOf(*again), again->module());
+      CHECK_MESSAGE(proved.ok(), mended, proved.text());
     }
     CHECK(events >= 1);
   }

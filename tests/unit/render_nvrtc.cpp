@@ -14,6 +14,11 @@ using namespace layertest;
 
 namespace {
 
+const Templates &embedded() {
+  static const Templates templates = Templates::embedded();
+  return templates;
+}
+
 Nvrtc *nvrtc() {
   static Result<std::unique_ptr<Nvrtc>> opened = [] {
     NvrtcSearch search;
@@ -41,7 +46,7 @@ std::string compileOne(const Job &job) {
   if (!set.ok() || !effective.ok()) return what + "schedule";
   auto p = plan(layers->module(), *effective, *findTarget(job.target));
   if (!p.ok()) return contains(p.status().text(), "shared memory") ? "" : what + p.status().text();
-  auto source = render(*p, layers->module(), Templates::embedded());
+  auto source = render(*p, layers->module(), embedded());
   if (!source.ok()) return what + source.status().text();
   CompileRequest request;
   request.source = source->source;
@@ -109,7 +114,7 @@ TEST_CASE("nvrtc: every tiny layer and the harness compile, each for an old and 
 TEST_CASE("nvrtc: an error in a template is located there") {
   if (!nvrtc()) return;
   Layers layers = readExample("tiny_wo_harness");
-  auto source = render(planOf(layers), layers.module(), Templates::embedded());
+  auto source = render(planOf(layers), layers.module(), embedded());
   REQUIRE(source.ok());
   std::string broken = source->source;
   size_t at = broken.find("int width = end - begin;");
@@ -121,7 +126,7 @@ TEST_CASE("nvrtc: an error in a template is located there") {
   auto compiled = nvrtc()->compile(request);
   REQUIRE_FALSE(compiled.ok());
   CHECK(compiled.status().kind() == ErrorKind::Toolchain);
-  const std::string *text = Templates::embedded().find("phases/gather.cuh");
+  const std::string *text = embedded().find("phases/gather.cuh");
   size_t line = 1 + size_t(std::count(text->begin(), text->begin() + long(text->find("int width = end - begin;")), '\n'));
   CHECK_MESSAGE(contains(compiled.status().text(), "phases/gather.cuh:" + std::to_string(line)), compiled.status().text());
 }

@@ -8,8 +8,13 @@ using namespace layertest;
 
 namespace {
 
+const Templates &embedded() {
+  static const Templates templates = Templates::embedded();
+  return templates;
+}
+
 Rendered rendered(const Layers &layers, const std::string &settings = "", const std::string &target = "sm_90a") {
-  auto r = render(planOf(layers, settings, target), layers.module(), Templates::embedded());
+  auto r = render(planOf(layers, settings, target), layers.module(), embedded());
   REQUIRE_MESSAGE(r.ok(), r.status().text());
   return r.take();
 }
@@ -52,7 +57,7 @@ TEST_CASE("every example renders to one file that a kernel engineer would sign")
         CHECK(count(r.source, "#line ") >= r.templates_used.size());
         for (const std::string &used : r.templates_used) {
           CHECK(count(r.source, " \"" + used + "\"\n") == 1);
-          CHECK(Templates::embedded().find(used));
+          CHECK(embedded().find(used));
         }
         CHECK(count(r.source, "#define PHASEC_SM " + std::to_string(findTarget(target)->sm) + "\n") == 1);
         CHECK(count(r.source, "phasec_layer(const __grid_constant__ Args args)") == 1);
@@ -89,14 +94,14 @@ TEST_CASE("every #line tells the truth: the text under it is the template's, fro
       file = line.substr(quote + 1, line.rfind('"') - quote - 1);
       at = std::stoul(line.substr(6)) - 1;
       text.clear();
-      const std::string *whole = Templates::embedded().find(file);
+      const std::string *whole = embedded().find(file);
       std::istringstream lines(whole ? *whole : "");
       for (std::string l; std::getline(lines, l);) text.push_back(l);
       continue;
     }
     if (!text.empty() && !line.empty()) {
       REQUIRE(at < text.size());
-      REQUIRE(text[at] == line);
+      REQUIRE_MESSAGE(text[at] == line, file, ":", at + 1, " is ", text[at], ", rendered as ", line);
       compared++;
     }
     at++;
@@ -118,8 +123,8 @@ TEST_CASE("inline assembly stands in ptx.cuh and nowhere else") {
 TEST_CASE("a schedule's structure shows in its source: events by their edge, slots by their table") {
   Layers layers = readExample("tiny_qwen35_27b");
   Rendered one = rendered(layers, "wo_split=1"), eight = rendered(layers, "wo_split=8");
-  CHECK(contains(one.source, "// grid: %p wo -> %u fc1"));
-  CHECK(contains(eight.source, "// counter: %a attn -> %p wo"));
+  CHECK(contains(one.source, "// grid: %h gather -> %u fc1"));
+  CHECK(contains(eight.source, "// counter: %a attn -> %h gather"));
   CHECK(contains(one.source, "slots = 2, "));
   CHECK(contains(eight.source, "slots = 16, "));
   CHECK(one.templates_used == eight.templates_used);

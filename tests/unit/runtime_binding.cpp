@@ -75,7 +75,7 @@ TEST_CASE("bind: a weight in another layout, or in none, is no weight of this ke
 TEST_CASE("bind: caches") {
   refused([](Buffers &b) { b.caches.clear(); }, {"kv", "missing", "pages of 64 rows"});
   refused([](Buffers &b) { b.caches["0/other"] = b.caches["0/kv"]; }, {"0/other", "no such name"});
-  refused([](Buffers &b) { b.caches["0/kv"].page = 32; }, {"pages of 64 rows", "pages of 32 rows"});
+  refused([](Buffers &b) { b.caches["0/kv"].page = 32; }, {"pages of 64 rows", "pages of 32"});
   refused([](Buffers &b) { b.caches["0/kv"].dtype = "bf16"; }, {"expected fp8_e4m3", "got bf16"});
   refused([](Buffers &b) { b.caches["0/kv"].k = 0; }, {"K and V addresses"});
   refused([](Buffers &b) { b.caches["0/kv"].v += 8; }, {"16-byte aligned"});

@@ -150,7 +150,9 @@ TEST_CASE("jit = off and a sealed runtime: a miss is CacheMiss with the explanat
 
 TEST_CASE("a plan that does not prove is not compiled, unless the host takes the blame") {
   Layers layers = readExample("tiny_mlp_only");
+  TemporaryDir dir; // what is cached is not proved again
   Setup setup;
+  setup.cache = dir.text();
   setup.settings = "ctas=4000 warps=2";
   auto session = Session::open(layers, setup);
   REQUIRE_FALSE(session.ok());
@@ -223,7 +225,7 @@ TEST_CASE("on_refusal = split: a grid that does not fit runs kernel by kernel, c
   for (const char *name : {"tiny_qwen35_27b", "tiny_stack", "tiny_mixed_stack", "tiny_wo_harness"}) {
     INFO(name);
     Layers layers = readExample(name);
-    Step step{{65, 3}, {2, 1}, 5, false};
+    Feed step{{65, 3}, {2, 1}, 5, false};
     Meddled whole = Meddled::make(layers, "wo_split=2", 1024);
     auto a = Ready::make(whole.session, step);
     REQUIRE_MESSAGE(a.ok(), a.status().text());

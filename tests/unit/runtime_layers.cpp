@@ -72,12 +72,12 @@ TEST_CASE("sim: partitions, pinned grids, warps and rings change no bit of a spl
     Setup setup;
     setup.settings = std::string("wo_split=4 ") + settings;
     auto session = Session::open(layers, setup);
-    REQUIRE_MESSAGE(session.ok(), settings, ": ", session.status().text());
+    REQUIRE_MESSAGE(session.ok(), std::string(settings), ": ", session.status().text());
     Downloaded got;
     std::string wrong = runStep(*session, {{1}, {5}}, &got);
-    CHECK_MESSAGE(wrong.empty(), settings, ": ", wrong);
+    CHECK_MESSAGE(wrong.empty(), std::string(settings), ": ", wrong);
     if (!first) first = got;
-    CHECK_MESSAGE(got == *first, settings);
+    CHECK_MESSAGE(got == *first, std::string(settings));
     int ctas = session->kernel.ctas();
     CHECK(activeWoCtas(session->kernel.plan(), ctas) <= ctas);
     if (std::string(settings) == "partition=seed") CHECK(activeWoCtas(session->kernel.plan(), ctas) == 16);

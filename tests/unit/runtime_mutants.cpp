@@ -15,6 +15,10 @@ const char *kDeep = "deep"; // W_O with many segments a slot: see below
 const char *kDeepText = "layer @deep {\n  dims hidden = 80, kv_heads = 2, k = 2048\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  in %x : bf16[tokens, hidden]\n"
                         "  weight %w : bf16[hidden, k]\n  %p = wo %a, %w\n  %h = gather %p, %x { by = elected }\n  return %h\n}\n";
 
+const char *kNormed = "normed"; // an eps that is not lost beside the mean
+const char *kNormedText = "layer @normed {\n  dims hidden = 80, ffn = 40\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
+                          "  weight %w : bf16[2 * ffn, hidden]\n  %n = norm %x, %g { eps = 0.25 }\n  %u = fc1 %n, %w { act = silu }\n  return %u\n}\n";
+
 const Mutant kMutants[] = {
     // events
     {"gemv.cuh", "G::await(cta, slot);", "", "tiny_qwen35_27b", "wo_split=2"},
@@ -24,13 +28,13 @@ const Mutant kMutants[] = {
     {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);\n  }\n  old =", "}\n  old =", "deep", "wo_split=2"},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
     // who owns what
-    {"cta.cuh", "int((i64)n * i / parts)", "int((i64)n * i / parts) - int(i == parts)", "tiny_mlp_only", ""},
+    {"cta.cuh", "int(u32(n) * u32(i) / u32(parts))", "int(u32(n) * u32(i) / u32(parts)) - int(i == parts)", "tiny_mlp_only", ""},
     {"phases/attn.cuh", "begin + share(length, cta.warp + 1, H::warps);", "begin + share(length, cta.warp + 1, H::warps) - 1;", "tiny_attn_only", ""},
     {"gemv.cuh", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments - 1", "deep", "wo_split=2"},
     // order of sums
     {"gemv.cuh", "float sum = p[0];\n  for (int slot = 1; slot < G::slots; slot++) sum", "float sum = p[(i64)(G::slots - 1) * G::tokens * G::rows];\n  for (int slot = G::slots - 2; slot >= 0; slot--) sum", "deep", "wo_split=4"},
     {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
-    {"operand.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "tiny_mlp_only", ""},
+    {"operand.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
     // synchronisation inside a CTA
     {"gemv.cuh", "ptx::sync_cta();\n    int items_end", "int items_end", "deep", "wo_split=2"},
     {"gemv.cuh", "    ptx::sync_cta(); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
@@ -52,7 +56,8 @@ std::string caught(const Mutant &m) {
   if (at == std::string::npos) return ""; // the test below says so
   std::string changed = *text;
   dir.write(m.file, changed.replace(at, std::string(m.from).size(), m.to));
-  auto layers = std::string(m.layer) == kDeep ? Layers::parse("deep.phase", kDeepText) : Layers::read(examplePath(m.layer));
+  std::string name = m.layer;
+  auto layers = name == kDeep ? Layers::parse("deep.phase", kDeepText) : name == kNormed ? Layers::parse("normed.phase", kNormedText) : Layers::read(examplePath(name));
   if (!layers.ok()) return "";
   for (uint64_t seed : {1, 2, 3, 4}) {
     Setup setup;
@@ -62,7 +67,7 @@ std::string caught(const Mutant &m) {
     setup.templates = dir.text();
     auto session = Session::open(*layers, setup);
     if (!session.ok()) return ""; // a mutant that does not compile shows nothing
-    Step step = session->kernel.plan().tokens_max < 8 ? Step{{65, 3}, {2, 1}, 9, false} : Step{{65, 3, 64}, {2, 1, 5}, 9, false};
+    Feed step = session->kernel.plan().tokens_max < 8 ? Feed{{65, 3}, {2, 1}, 9, false} : Feed{{65, 3, 64}, {2, 1, 5}, 9, false};
     if (std::string wrong = runStep(*session, step); !wrong.empty()) return wrong;
   }
   return "";
@@ -83,9 +88,9 @@ TEST_CASE("sim mutants: every kernel with one thing wrong fails its check or is 
   for (size_t i = 0; i < std::size(kMutants); i++) {
     const Mutant &m = kMutants[i];
     const std::string *text = embedded.find(m.file);
-    REQUIRE_MESSAGE(text, m.file);
-    CHECK_MESSAGE(contains(*text, m.from), m.file, " no longer says ", m.from);
-    CHECK_MESSAGE(!findings[i].empty(), "not caught: ", m.file, ": ", m.from, " -> ", m.to);
+    REQUIRE_MESSAGE(text, std::string(m.file));
+    CHECK_MESSAGE(contains(*text, m.from), std::string(m.file), " no longer says ", std::string(m.from));
+    CHECK_MESSAGE(!findings[i].empty(), "not caught: ", std::string(m.file), ": ", std::string(m.from), " -> ", std::string(m.to));
   }
 }
 
@@ -97,5 +102,6 @@ TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
     setup.sim_ctas = 1 + int(cases.size());
     cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
   }
+  cases.push_back({kNormed, parse(kNormedText), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
   runCases(cases);
 }

@@ -7,7 +7,7 @@ namespace {
 
 std::vector<Case> cases;
 
-void add(const std::string &name, const std::string &text, std::vector<Step> steps, const std::string &settings = "") {
+void add(const std::string &name, const std::string &text, std::vector<Feed> steps, const std::string &settings = "") {
   static uint64_t seed = 20;
   Setup setup;
   setup.settings = settings;
@@ -22,8 +22,8 @@ void run() {
   runCases(mine);
 }
 
-const std::vector<Step> kShort = {{{0}, {1}, 31, false}, {{17, 2}, {1, 3}, 32, true}};
-const std::vector<Step> kPaged = {{{1}, {1}, 41, false}, {{129, 16, 64}, {1, 2, 1}, 42, false}, {{300}, {4}, 43, false}};
+const std::vector<Feed> kShort = {{{0}, {1}, 31, false}, {{17, 2}, {1, 3}, 32, true}};
+const std::vector<Feed> kPaged = {{{1}, {1}, 41, false}, {{129, 16, 64}, {1, 2, 1}, 42, false}, {{300}, {4}, 43, false}};
 
 std::string attention(int page, const char *dtype, const char *order, const char *kv) {
   return std::string("layer @attn {\n  dims heads = 6, kv_heads = 2, head_dim = 48\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
@@ -58,26 +58,26 @@ TEST_CASE("sim: attention cut into chunks, one, three and many, gives each its o
   run();
 }
 
-TEST_CASE("sim: projections: gate rows, bias, pairing, formats, with and without append") {
+TEST_CASE("sim: projections: gate rows, bias, norms, pairing, formats") {
   add("qkv_gate_block", projection("gate_rows = block, pairing = half, append", true, "nvfp4"), kShort);
   add("qkv_gate_per_head", projection("gate_rows = per_head, bias = %b, pairing = interleaved, append", true, "fp8_e4m3", "  weight %b : bf16[2 * heads * head_dim + 2 * kv_heads * head_dim]\n"), kShort);
-  add("qkv_no_append", projection("bias = %b, pairing = interleaved", false, "bf16", "  weight %b : f32[(heads + 2 * kv_heads) * head_dim]\n"), kShort);
+  add("qkv_bias_f32", projection("bias = %b, pairing = interleaved, append", false, "bf16", "  weight %b : f32[(heads + 2 * kv_heads) * head_dim]\n"), kShort);
   add("qkv_norms", projection("q_norm = %n, k_norm = %m, eps = 1e-5, gamma = plain, pairing = half, append", false, "fp8_e4m3",
                               "  weight %n : f32[head_dim]\n  weight %m : f32[head_dim]\n"), kShort);
   run();
 }
 
-TEST_CASE("sim: a norm that is returned, and staged as well; slots that are returned, and folded as well") {
+TEST_CASE("sim: norms that are returned, and staged as well, with an eps that counts; a gather in bf16") {
   add("norm_returned", "layer @n {\n  dims hidden = 1040\n  tokens 1..8\n  in %x : f32[tokens, hidden]\n  weight %g : f32[hidden]\n"
                        "  %y = norm %x, %g { eps = 1e-6, gamma = one_plus }\n  return %y\n}\n", {{{1}, {5}, 61, true}, {{1}, {8}, 62, false}});
   add("norm_returned_and_used", "layer @n {\n  dims hidden = 528, ffn = 40\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
                                 "  weight %w : nvfp4[2 * ffn, hidden] { scales = linear, global = divide }\n  %y = norm %x, %g { eps = 1e-5 }\n"
                                 "  %u = fc1 %y, %w { act = gelu_tanh }\n  return %u, %y\n}\n", {{{1}, {4}, 63, false}});
-  add("slots_returned", "layer @w {\n  dims hidden = 72, kv_heads = 3, k = 159\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  weight %w : bf16[hidden, k]\n"
-                        "  %p = wo %a, %w\n  return %p\n}\n", {{{1}, {3}, 64, false}}, "wo_split=4");
-  add("slots_returned_and_folded", "layer @w {\n  dims hidden = 80, kv_heads = 2, k = 256\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  in %x : f32[tokens, hidden]\n"
-                                   "  weight %w : fp8_e4m3[hidden, k] { scale = tensor }\n  %p = wo %a, %w\n  %h : bf16 = gather %p, %x { by = elected }\n"
-                                   "  return %h, %p\n}\n", {{{1}, {4}, 65, true}}, "wo_split=8");
+  add("norm_eps", "layer @n {\n  dims hidden = 80, ffn = 40\n  tokens 1..4\n  in %x : f32[tokens, hidden]\n  weight %g : f32[hidden]\n  weight %w : bf16[2 * ffn, hidden]\n"
+                  "  %y = norm %x, %g { eps = 0.25 }\n  %u = fc1 %y, %w { act = silu }\n  return %u\n}\n", {{{1}, {4}, 64, false}});
+  add("gather_bf16", "layer @w {\n  dims hidden = 80, kv_heads = 3, k = 159\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  in %x : f32[tokens, hidden]\n"
+                     "  weight %w : fp8_e4m3[hidden, k] { scale = tensor }\n  %p = wo %a, %w\n  %h : bf16 = gather %p, %x { by = elected }\n"
+                     "  return %h\n}\n", {{{1}, {4}, 65, true}}, "wo_split=8");
   run();
 }
 

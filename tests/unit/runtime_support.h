@@ -63,7 +63,7 @@ inline Schedule scheduleOf(const std::string &settings) {
 }
 
 /// One step: tokens over sequences.
-struct Step {
+struct Feed {
   std::vector<int> contexts, tokens; ///< per sequence
   uint64_t seed = 1;
   bool outliers = false;
@@ -77,7 +77,7 @@ struct Step {
   }
 };
 
-inline InputOptions inputOptions(const Step &step) {
+inline InputOptions inputOptions(const Feed &step) {
   InputOptions options;
   options.seed = step.seed;
   options.contexts = step.contexts;
@@ -106,7 +106,7 @@ struct Ready {
   std::shared_ptr<Staging> staging;
   std::shared_ptr<Bound> bound;
 
-  static Result<Ready> make(Session &session, const Step &step) {
+  static Result<Ready> make(Session &session, const Feed &step) {
     PHASEC_ASSIGN(HostInputs made, cli::makeInputs(session.kernel.plan(), session.layers.module(), inputOptions(step)));
     auto inputs = std::make_shared<HostInputs>(std::move(made));
     PHASEC_ASSIGN(Staging staging, Staging::make(session.kernel, session.device(), *inputs));
@@ -124,7 +124,7 @@ inline std::string firstOf(const CheckResult &check) { return check.findings.emp
 
 /// Launches twice, the second time with other activations; compares both with the reference and, on the sim, what was
 /// streamed with the plan. Returns what is wrong; empty: nothing.
-inline std::string runStep(Session &session, const Step &step, Downloaded *results = nullptr) {
+inline std::string runStep(Session &session, const Feed &step, Downloaded *results = nullptr) {
   auto ready = Ready::make(session, step);
   if (!ready.ok()) return ready.status().text();
   Status s = ready->bound->launch();
@@ -149,7 +149,7 @@ inline std::string runStep(Session &session, const Step &step, Downloaded *resul
     *results = downloaded.take();
   }
   // Again on the same workspace with the activations of another seed: whoever does not wait now reads the first launch's.
-  Step other = step;
+  Feed other = step;
   other.seed += 1000;
   auto inputs = cli::makeInputs(session.kernel.plan(), session.layers.module(), inputOptions(other));
   if (!inputs.ok()) return inputs.status().text();
@@ -175,7 +175,7 @@ struct Case {
   std::string name;
   Layers layers;
   Setup setup;
-  std::vector<Step> steps;
+  std::vector<Feed> steps;
 };
 
 /// Runs cases, two at a time (most of a case is the host compiler's), and fails with what they found.
@@ -195,7 +195,7 @@ inline void runCases(const std::vector<Case> &cases) {
         find(session.status().text());
         continue;
       }
-      for (const Step &step : c.steps) {
+      for (const Feed &step : c.steps) {
         runs++;
         if (std::string wrong = runStep(*session, step); !wrong.empty()) find(step.text() + ": " + wrong);
       }
@@ -229,7 +229,7 @@ private:
 };
 
 /// The steps that between them have tokens 1, 3 and 8, one to five sequences, and all the lengths around a page of 64.
-inline std::vector<Step> coveringSteps() {
+inline std::vector<Feed> coveringSteps() {
   return {{{1}, {1}, 11, false}, {{63, 65}, {2, 1}, 12, true}, {{64, 0, 300, 1, 63}, {1, 2, 3, 1, 1}, 13, false}, {{300}, {8}, 14, true}};
 }
 

@@ -165,6 +165,8 @@ class Runtime {
 public:
   /// ErrorKind::Device when the chosen device cannot be opened (never for Auto, which falls to sim and says so in log).
   static Result<Runtime> open(const RuntimeOptions &options);
+  /// Over a device of the caller's; what `options` say about devices is not looked at.
+  static Result<Runtime> with(const RuntimeOptions &options, std::unique_ptr<Device> device);
 
   /// Plans, renders and looks `layers` up; on a miss proves, compiles and stores. Loads the kernel.
   Result<Kernel> prepare(const Layers &layers, const Schedule &schedule);

@@ -1,0 +1,162 @@
+"""test_blessed_image.py: bless -> check -> shards -> image. The bytes of a blessed file depend on nothing but what is blessed;
+what it lacks, and what breaks a budget, is a finding; the image of examples/blessed_image serves without compiler and HOME."""
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+
+PHASEC, ROOT = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
+EXAMPLE = ROOT / "examples" / "blessed_image"
+LAYER = ROOT / "examples" / "layers" / "tiny_mlp_only.phase"
+KERNELS = ["--exact", "--target", "sm_90a", "--set", "tokens_max=1,2"]
+failures = []
+
+
+def run(*command, code=0, cwd=None, env=None):
+    """The finished process; a wrong exit status is a failure of the test."""
+    command = [str(word) for word in command]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+    if result.returncode != code:
+        sys.exit(f"$ {' '.join(command)}\nexit status {result.returncode}, expected {code}\n{result.stdout}{result.stderr}")
+    return result
+
+
+def expect(condition, what):
+    if not condition:
+        failures.append(what)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def need_nvrtc():
+    doctor = subprocess.run([PHASEC, "render", LAYER, "--emit=resources", "--exact", "--set", "tokens_max=1", "--target", "sm_90a", "-o", os.devnull],
+                            capture_output=True, text=True)
+    if doctor.returncode == 5:
+        print("skipped: " + doctor.stderr.strip())
+        sys.exit(77)
+
+
+def same_bytes(work):
+    """Two builds of one manifest, by one and by two processes, from two directories, with another HOME."""
+    (work / "a").mkdir()
+    shutil.copy(LAYER, work / "a" / "mlp.phase")
+    first = run(PHASEC, "bless", "mlp.phase", *KERNELS, "-j", "1", "--out", "one.db", "--record", "ship.manifest", cwd=work / "a")
+    for step in ("[1/2] sm_90a ", "[2/2] sm_90a "):
+        expect(step in first.stderr, f"no progress line {step!r}: {first.stderr}")
+    expect("@tiny_mlp_only" in first.stdout and " 2 kernels in " in first.stdout, "no coverage table: " + first.stdout)
+    shutil.copytree(work / "a", work / "elsewhere", ignore=shutil.ignore_patterns("*.db*"))
+    env = dict(os.environ, HOME="/nonexistent", PHASEC_CACHE_DIR=str(work / "unused"), PHASEC_WO_SPLIT="", PHASEC_JIT="off", TZ="Asia/Tokyo")
+    report = json.loads(run(PHASEC, "bless", work / "elsewhere" / "ship.manifest", "-j2", "--json", "--out", work / "two.db", cwd="/", env=env).stdout)
+    expect(sha256(work / "a" / "one.db") == sha256(work / "two.db"), "two bless runs differ")
+    expect(report["sha256"] == sha256(work / "two.db"), "--json has another digest")
+    expect((work / "two.db.sha256").read_text().split()[0] == report["sha256"], "the sidecar has another digest")
+    expect(not (work / "unused").exists(), "bless made a user cache")
+    expect([k["registers"] > 0 and k["shared_bytes"] > 0 for k in report["kernels"]] == [True, True], "no resources in --json")
+    lines = (work / "a" / "ship.manifest").read_text().splitlines()
+    expect(len(lines) == 3 and all(" key=0," in line for line in lines[1:]), f"unexpected manifest: {lines}")
+    return work / "a" / "ship.manifest", work / "a" / "one.db", report
+
+
+def shards(work, manifest, whole):
+    """The array job with its index set by hand; merged in the wrong order."""
+    script = EXAMPLE / "slurm_bless.sh"
+    for index in ("1", "2"):
+        env = dict(os.environ, BINARY=str(PHASEC), SLURM_ARRAY_TASK_ID=index, SLURM_ARRAY_TASK_COUNT="2", SLURM_CPUS_PER_TASK="1")
+        run("bash", script, manifest, work / "shards", env=env)
+    parts = [work / "shards" / f"shard-{i}.db" for i in (2, 1)]
+    run("bash", script, "--merge", work / "shards", work / "merged.db", env=dict(os.environ, BINARY=str(PHASEC)))
+    run(PHASEC, "cache", "merge", *parts, "--out", work / "backwards.db")
+    for merged in (work / "merged.db", work / "backwards.db"):
+        expect(sha256(merged) == sha256(whole), f"{merged.name} is not the whole")
+    run(PHASEC, "cache", "diff", whole, work / "merged.db")
+    expect("1 removed" in run(PHASEC, "cache", "diff", whole, parts[0], code=3).stdout, "cache diff misses the missing kernel")
+
+    missing = run(PHASEC, "bless", "--check", manifest, parts[0], code=3).stdout
+    expect(missing.count("missing: ") == 1, "--check does not name one missing line: " + missing)
+    damaged = bytearray(parts[0].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    parts[0].write_bytes(damaged)
+    refused = run(PHASEC, "cache", "merge", *parts, "--out", work / "never.db", code=3)
+    expect("shard-2.db" in refused.stderr and not (work / "never.db").exists(), "a damaged shard was merged")
+
+
+def findings(work, manifest, whole, report):
+    run(PHASEC, "bless", "--check", manifest, whole)
+    first = report["kernels"][0]
+    budgets = {"--registers-max": first["registers"], "--shared-max": first["shared_bytes"], "--spill-max": first["spill_bytes"]}
+    flags = [word for flag, value in budgets.items() for word in (flag, value + 64)]
+    run(PHASEC, "bless", "--check", manifest, whole, *flags)
+    broken = run(PHASEC, "bless", LAYER, *KERNELS[:3], "--set", "tokens_max=1", "--registers-max", "8", "--out", work / "no.db", code=3)
+    expect("registers per thread; the budget is 8" in broken.stdout and "@tiny_mlp_only sm_90a" in broken.stdout, "no name: " + broken.stdout)
+    expect(not (work / "no.db").exists(), "a file that breaks a budget was written")
+
+    copy = work / "changed"
+    copy.mkdir()
+    shutil.copy(manifest, copy / "ship.manifest")
+    (copy / "mlp.phase").write_text("// a comment\n" + LAYER.read_text())
+    run(PHASEC, "bless", "--check", copy / "ship.manifest", whole)  # a comment is no change
+    (copy / "mlp.phase").write_text(LAYER.read_text().replace("1e-6", "1e-5"))
+    changed = run(PHASEC, "bless", copy / "ship.manifest", "--out", work / "no.db", code=3)
+    expect("is not the layer that was recorded" in changed.stdout, "a changed layer was blessed: " + changed.stdout)
+    text = manifest.read_text()
+    (copy / "mlp.phase").write_text(LAYER.read_text())
+    (copy / "ship.manifest").write_text(text.replace("key=0,", "key=0,f")[: text.index("key=0,") + 6] + "0" * 32 + "\n")
+    stale = run(PHASEC, "bless", copy / "ship.manifest", "--out", work / "no.db", code=3)
+    expect("--rekey" in stale.stdout, "a stale key was blessed: " + stale.stdout)
+    run(PHASEC, "bless", copy / "ship.manifest", "--shard", "3/2", "--out", work / "no.db", code=2)
+    run(PHASEC, "bless", LAYER, "--target", "sm_91", "--out", work / "no.db", code=2)
+
+
+def refusal_names_the_line(work, whole):
+    """jit = off: the refused miss holds a manifest line, and that line blesses what was refused."""
+    env = dict(PATH="/nonexistent", PHASEC_JIT="off", PHASEC_BLESSED=str(whole), PHASEC_NVRTC="/nonexistent/libnvrtc.so")
+    refused = run(PHASEC, "inspect", LAYER, "--device", "none", "--exact", "--target", "sm_90a", "--set", "tokens_max=3", env=env, code=3).stderr
+    line = next(row.strip() for row in refused.splitlines() if " ir=" in row)
+    (work / "missing.manifest").write_text(line + "\n")
+    check = run(PHASEC, "bless", "--check", work / "missing.manifest", whole, code=3).stdout
+    expect("missing: " + line.split(" ir=")[0] in check and line.split("key=")[1] in check, "the line means another kernel: " + check)
+
+
+def image(work):
+    output = run("bash", EXAMPLE / "blessed_image.sh", "--phasec", PHASEC, "--exact", "--set", "tokens_max=1", work / "out").stdout
+    served = work / "out" / "image"
+    expect(": hit (blessed, " in output, "the image did not serve: " + output)
+    # As somebody who may not write there even as the superuser: the folder must not have changed.
+    before = sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in served.rglob("*"))
+    for path in [served, *served.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    env = dict(PATH="/nonexistent", PHASEC_JIT="off", PHASEC_NVRTC="/nonexistent/libnvrtc.so", PHASEC_BLESSED=str(served / "blessed" / "blessed.db"))
+    flags = ["--device", "none", "--exact", "--target", "sm_90a"]
+    layer = served / "blessed" / "layers" / LAYER.name
+    found = json.loads(run(served / "bin" / "phasec", "inspect", layer, *flags, "--set", "tokens_max=1", "--json", cwd="/", env=env).stdout)
+    expect(found["origin"].startswith("blessed, "), f"served from {found['origin']}")
+    expect(sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in served.rglob("*")) == before, "serving wrote into the image")
+    run(served / "bin" / "phasec", "inspect", layer, *flags, "--set", "tokens_max=8", cwd="/", env=env, code=3)
+    for path in [served, *served.rglob("*")]:
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+
+
+def main():
+    need_nvrtc()
+    with tempfile.TemporaryDirectory(prefix="phasec-image-") as folder:
+        work = pathlib.Path(folder)
+        manifest, whole, report = same_bytes(work)
+        shards(work, manifest, whole)
+        findings(work, manifest, whole, report)
+        refusal_names_the_line(work, whole)
+        image(work)
+    for failure in failures:
+        print("FAILED: " + failure)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

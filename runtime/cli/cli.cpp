@@ -30,7 +30,7 @@ namespace {
 
 #define FILE_COMMANDS                                                                                                    \
   cl::sub(checkCommand()), cl::sub(fmtCommand()), cl::sub(renderCommand()), cl::sub(runCommand()),                       \
-      cl::sub(inspectCommand()), cl::sub(explainCommand()), cl::sub(doctorCommand()), cl::cat(sharedOptions())
+      cl::sub(inspectCommand()), cl::sub(explainCommand()), cl::sub(doctorCommand()), cl::sub(benchCommand()), cl::cat(sharedOptions())
 
 cl::opt<std::string> target_flag("target", cl::desc("GPU architecture, for example sm_90a"), cl::value_desc("T"), FILE_COMMANDS);
 cl::opt<std::string> device_flag("device", cl::desc("auto (cuda if usable, else sim), cuda, cuda:N, sim or none"),

@@ -61,6 +61,7 @@ void kernelCalls(cuda::DriverApi &api) {
   api.cuFuncLoad = [](cuda::CuFunction) { return 0; };
   api.cuOccupancyMaxActiveBlocksPerMultiprocessor = [](int *ctas, cuda::CuFunction, int, size_t) { return *ctas = 1, 0; };
   api.cuLaunchKernelEx = [](const cuda::LaunchConfig *, cuda::CuFunction, void **, void **) { return 0; };
+  api.cuStreamSynchronize = [](cuda::CuStream) { return 0; };
   api.cuStreamIsCapturing = [](cuda::CuStream, int *status) { return *status = 0; };
 }
 

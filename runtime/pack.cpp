@@ -64,9 +64,13 @@ std::string detail::layoutId(const Gemv &g) {
 
 Result<PackedWeight> Kernel::pack(const std::string &value, const CheckpointWeight &weight) const {
   const Gemv *gemv = nullptr;
-  for (const Body &b : state_->plan.bodies)
-    for (const Step &s : b.steps)
-      if (s.gemv.rows && b.table[s.gemv.weight].name == value) gemv = &s.gemv;
+  for (size_t i = 0; i < state_->plan.instances.size() && !gemv; i++) {
+    const Body &b = state_->plan.bodies[state_->plan.instances[i].body];
+    for (const Step &s : b.steps) {
+      const std::string *name = s.gemv.rows ? &b.table[s.gemv.weight].name : nullptr;
+      if (name && (*name == value || std::to_string(i) + "/" + *name == value)) gemv = &s.gemv;
+    }
+  }
   if (!gemv) return Status::input("pack %" + value + ": no phase of this kernel multiplies with a weight of that name");
   if (!weight.codes) return Status::input("pack %" + value + ": codes are missing");
   if (gemv->format == ir::Format::nvfp4 && !weight.scales)

@@ -271,7 +271,7 @@ Result<Runtime> Runtime::open(const RuntimeOptions &options) {
     else state->cuda_problem = cuda.status().text();
   }
   if (!state->device && options.device != DeviceChoice::None) {
-    if (!state->cuda_problem.empty()) state->log("no CUDA device, simulating: " + state->cuda_problem);
+    if (!state->cuda_problem.empty()) state->log("no CUDA device, simulating (`phasec doctor` says more): " + state->cuda_problem.substr(0, state->cuda_problem.find(';')));
     state->device = openSim({options.sim_seed, options.sim_ctas});
   }
   return Runtime(std::move(state));

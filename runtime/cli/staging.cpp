@@ -80,7 +80,7 @@ Status Staging::addWeight(const BufferSpec &spec) {
   CheckpointWeight weight;
   weight.codes = inputs_->arrays.at(keyOf(spec)).data();
   if (auto scales = inputs_->arrays.find(keyOf(spec) + ".scales"); scales != inputs_->arrays.end()) weight.scales = scales->second.data();
-  PHASEC_ASSIGN(PackedWeight packed, kernel_.pack(spec.name, weight));
+  PHASEC_ASSIGN(PackedWeight packed, kernel_.pack(std::to_string(spec.instance) + "/" + spec.name, weight));
   PHASEC_ASSIGN(DevicePtr address, place(packed.bytes.data(), packed.bytes.size()));
   buffers_.arrays[keyOf(spec)] = {address, spec.dtype, spec.shape, packed.layout};
   return {};

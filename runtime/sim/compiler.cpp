@@ -46,8 +46,7 @@ std::vector<std::string> compilerOptions() {
                                       "-fno-threadsafe-statics",
                                       "-fno-stack-protector",
                                       "-fno-asynchronous-unwind-tables",
-                                      "-Wno-unknown-pragmas",
-                                      "-Wno-pass-failed"};
+                                      "-Wno-unknown-pragmas"};
 #if defined(__x86_64__)
   options.push_back("-fcf-protection=none");
   if (__builtin_cpu_supports("fma") &&

@@ -13,7 +13,7 @@ MAY_INCLUDE = {
     "runtime": {"ir", "templates", "compiler", "cache", "runtime"},
     "runtime/cli": {"ir", "templates", "compiler", "cache", "runtime", "runtime/cli", "tests/reference"},
     "tests/reference": {"tests/reference"},
-    "tests": {"ir", "templates", "compiler", "cache", "runtime", "tests", "tests/reference"},
+    "tests": {"ir", "templates", "compiler", "cache", "runtime", "tests", "tests/reference", "runtime/cli"},
     "examples": {"runtime"},
 }
 

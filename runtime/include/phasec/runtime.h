@@ -147,7 +147,8 @@ public:
   /// CTAs a launch will have on this device.
   int ctas() const;
 
-  /// Packs a weight for this kernel (and every other kernel with the same layout id). Threaded.
+  /// Packs a weight for this kernel (and every other kernel with the same layout id). `value` is "w_o", or "i/w_o" in a
+  /// stack whose layers differ. Threaded.
   Result<PackedWeight> pack(const std::string &value, const CheckpointWeight &weight) const;
 
   /// Checks buffers (dtype, shape, layout, alignment, strides) and prepares a launch. ErrorKind::Input names the buffer,

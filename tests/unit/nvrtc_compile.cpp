@@ -212,7 +212,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
     arrive_release(g, 1);
     while (load_acquire(g) < u32(ctas())) spin_pause();
     u32 old = add_acq_rel(g + 1, 1) + add_shared((u32 *)(shared + 64), 1);
-    if (old == 7) store_relaxed(g + 1, u32(cta()) + shared_address(shared));
+    if (old == 7) store_relaxed(g + 1, u32(cta()) + shared_address(shared) + load_shared_acquire((u32 *)(shared + 64)));
   }
 }
 )cuda";

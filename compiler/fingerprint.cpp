@@ -2,6 +2,7 @@
 #include "compiler/fingerprint.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <xxhash.h>
 
@@ -10,9 +11,20 @@ namespace {
 
 bool isBlank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\f' || c == '\v' || c == '\0'; }
 bool isDigit(char c) { return c >= '0' && c <= '9'; }
-bool isIdentifier(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || isDigit(c) || c == '_' || c == '$' || (c & 0x80);
-}
+/// A table: this is asked of every character, and a key must not take longer than a launch.
+constexpr auto kIdentifier = [] {
+  std::array<bool, 256> table{};
+  for (int c = 0; c < 256; ++c)
+    table[size_t(c)] = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '$' || c >= 0x80;
+  return table;
+}();
+/// The second characters of all operators that are longer than one.
+constexpr auto kSecond = [] {
+  std::array<bool, 256> table{};
+  for (char c : {'<', '=', '>', '.', '-', '*', ':', '#', '+', '&', '|'}) table[size_t(c)] = true;
+  return table;
+}();
+bool isIdentifier(char c) { return kIdentifier[static_cast<unsigned char>(c)]; }
 
 /// Writes the token stream of one text to `out`.
 class Tokenizer {
@@ -42,7 +54,8 @@ private:
       endDirective();
       line_start_ = true;
     } else if (isBlank(c)) {
-      ++at_;
+      do ++at_;
+      while (at_ < text_.size() && isBlank(text_[at_]));
     } else if (size_t length = splice(at_)) {
       bool touches = at_ > 0 && !isBlank(text_[at_ - 1]) && text_[at_ - 1] != '\n';
       at_ += length;
@@ -69,7 +82,9 @@ private:
 
   /// To the newline that ends this logical line.
   void skipToLineEnd() {
-    while (at_ < text_.size() && text_[at_] != '\n') at_ += std::max<size_t>(1, splice(at_));
+    while (at_ < text_.size() && text_[at_] != '\n') {
+      at_ += text_[at_] == '\\' ? std::max<size_t>(1, splice(at_)) : 1;
+    }
   }
 
   void endDirective() {
@@ -168,11 +183,12 @@ private:
                                                  "<<",  ">>",  "<=",  ">=",  "==",  "!=", "&&", "||", "+=",
                                                  "-=",  "*=",  "/=",  "%=",  "^=",  "&=", "|=", "->", ".*"};
     size_t length = 1;
-    for (std::string_view candidate : kLong)
-      if (text_.substr(at_, candidate.size()) == candidate) {
-        length = candidate.size();
-        break;
-      }
+    if (kSecond[static_cast<unsigned char>(peek(1))])
+      for (std::string_view candidate : kLong)
+        if (text_.substr(at_, candidate.size()) == candidate) {
+          length = candidate.size();
+          break;
+        }
     if (in_define_ && length == 1 && text_[at_] == '#') needs_text_ = true;
     emit(at_, at_ + length);
     at_ += length;
@@ -246,6 +262,7 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
   };
   std::vector<File> files{{"kernel", {}}};
   std::string key("phasec.key/1\0", 13);
+  key.reserve(source.size());
   forEachRun(source, [&](std::string_view name, std::string_view text) {
     bool own = name.empty() || name.substr(std::max<size_t>(name.size(), 3) - 3) == ".cu";
     std::string section = own ? "kernel" : "template:" + std::string(name);

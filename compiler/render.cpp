@@ -64,6 +64,7 @@ public:
   Result<Rendered> run() {
     const std::string *skeleton = templates_.find("layer.cu");
     if (!skeleton) return Status::toolchain("templates: layer.cu is missing");
+    rendered_.source.reserve(size_t(96) << 10);
     llvm::SmallVector<StringRef, 0> lines;
     StringRef(*skeleton).split(lines, '\n');
     for (size_t i = 0; i < lines.size(); i++) {
@@ -89,7 +90,7 @@ public:
 
 private:
   void append(StringRef line) {
-    rendered_.source += line.str();
+    rendered_.source.append(line.data(), line.size());
     rendered_.source += '\n';
     line_++;
   }

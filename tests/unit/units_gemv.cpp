@@ -31,6 +31,7 @@ template <class G> std::vector<gemv::Units> owners(int ctas) {
     cta.ctas = ctas;
     gemv::Units u = gemv::units<G>(cta);
     REQUIRE(u.begin <= u.end);
+    REQUIRE(u.end <= G::tiles * G::slots);
     for (int i = u.begin; i < u.end; i++) owned[size_t(i)]++;
     all.push_back(u);
   }

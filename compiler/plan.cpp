@@ -283,6 +283,17 @@ void sizeAttention(Plan &plan, const ir::Module &module) {
     }
 }
 
+/// templates/cta.cuh computes shares in 32 bits: units times CTAs and columns times CTAs must stay below 2^32.
+Status checkShares(const Plan &plan) {
+  int64_t ctas = std::max(plan.ctas_pinned, plan.target->sm_counts.front());
+  for (const Body &body : plan.bodies)
+    for (const Step &s : body.steps)
+      if (std::max(s.gemv.tiles * s.gemv.slots, std::max(s.gemv.rows, s.gemv.cols)) * ctas >= int64_t(1) << 32)
+        return Status::input("`" + s.label + "` is too large to share among " + std::to_string(ctas) +
+                             " CTAs; set fewer ctas or a smaller wo_split");
+  return {};
+}
+
 /// GEMVs whose K is cut need a place for the slots and someone to fold them.
 void addSlotRegions(Plan &plan) {
   for (Body &body : plan.bodies)
@@ -328,6 +339,7 @@ Result<Plan> plan(const ir::Module &module, const Schedule &schedule, const Targ
   PHASEC_TRY(chooseGrid(plan, module));
   numberInstances(plan, layers);
   PHASEC_TRY(fitShared(plan, module));
+  PHASEC_TRY(checkShares(plan));
   addSlotRegions(plan);
   sizeAttention(plan, module);
   for (Body &body : plan.bodies) PHASEC_TRY(insertEvents(plan, body, module.layers[body.layer]));

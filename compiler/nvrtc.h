@@ -40,11 +40,11 @@ struct NvrtcApi {
 // ---- where it is
 // ------------------------------------------------------------------------------------------------------
 
-/// Where to look for libnvrtc, in this order: the explicit path and nothing else; `library_dirs`; what the loader's
+/// Where to look for libnvrtc, in this order: the explicit path and nothing else; `loader_dirs`; what the loader's
 /// cache and the usual system directories hold; /usr/local/cuda; /usr/local/cuda-*, newest first; `site_packages`.
 struct NvrtcSearch {
   std::string explicit_path;              ///< a file (PHASEC_NVRTC); when set, nothing else is tried
-  std::vector<std::string> library_dirs;  ///< as in LD_LIBRARY_PATH
+  std::vector<std::string> loader_dirs;  ///< as in LD_LIBRARY_PATH
   std::vector<std::string> site_packages; ///< Python directories that may hold the nvidia-cuda-nvrtc wheel
   bool system = true;                     ///< false: only the directories given here
 };

@@ -94,7 +94,7 @@ Result<LibraryFile> locateNvrtc(const NvrtcSearch &search) {
     return Status::toolchain("no NVRTC at " + search.explicit_path +
                              ": no such file; correct PHASEC_NVRTC or unset it to search the usual places");
   }
-  for (const std::string &directory : search.library_dirs)
+  for (const std::string &directory : search.loader_dirs)
     if (probeDirectory(directory, found)) return found;
   if (search.system && (probeSystem(found) || probeToolkits(found))) return found;
   for (const std::string &site : search.site_packages)

@@ -60,7 +60,7 @@ public:
     env_.runtime.nvrtc_path = variable("PHASEC_NVRTC", "");
     env_.runtime.cuda_path = variable("PHASEC_CUDA", "");
     env_.runtime.search_path = variable("PATH", "");
-    env_.runtime.library_dirs = directories(variable("LD_LIBRARY_PATH", ""));
+    env_.runtime.loader_dirs = directories(variable("LD_LIBRARY_PATH", ""));
     findSitePackages();
     findUnknown();
     env_.no_color = !get("NO_COLOR").empty() || get("TERM") == "dumb";

@@ -35,7 +35,7 @@ double microsecondsSince(std::chrono::steady_clock::time_point start) {
 NvrtcSearch nvrtcSearch(const RuntimeOptions &o) {
   NvrtcSearch search;
   search.explicit_path = o.nvrtc_path;
-  search.library_dirs = o.library_dirs;
+  search.loader_dirs = o.loader_dirs;
   search.site_packages = o.site_packages;
   return search;
 }

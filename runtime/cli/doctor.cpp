@@ -49,7 +49,7 @@ void examineCompilers(Report &r) {
   const RuntimeOptions &o = r.session.options;
   NvrtcSearch search;
   search.explicit_path = o.nvrtc_path;
-  search.library_dirs = o.library_dirs;
+  search.loader_dirs = o.loader_dirs;
   search.site_packages = o.site_packages;
   auto nvrtc = Nvrtc::open(search);
   bool explicit_path = !o.nvrtc_path.empty();

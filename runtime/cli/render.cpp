@@ -39,7 +39,7 @@ using OptionalRef = std::optional<llvm::StringRef>;
 NvrtcSearch search(const RuntimeOptions &options) {
   NvrtcSearch where;
   where.explicit_path = options.nvrtc_path;
-  where.library_dirs = options.library_dirs;
+  where.loader_dirs = options.loader_dirs;
   where.site_packages = options.site_packages;
   return where;
 }

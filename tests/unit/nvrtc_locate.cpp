@@ -64,7 +64,7 @@ TEST_CASE("directories in order, newest name first, links resolved, wheels last"
 
   NvrtcSearch search;
   search.system = false;
-  search.library_dirs = {(directory.path / "absent").string(), (directory.path / "lib").string()};
+  search.loader_dirs = {(directory.path / "absent").string(), (directory.path / "lib").string()};
   search.site_packages = {(directory.path / "site").string()};
   auto found = locateNvrtc(search);
   REQUIRE(found.ok());
@@ -76,7 +76,7 @@ TEST_CASE("directories in order, newest name first, links resolved, wheels last"
   REQUIRE(found.ok());
   CHECK(found->bytes == 17);
 
-  search.library_dirs.clear();
+  search.loader_dirs.clear();
   found = locateNvrtc(search);
   REQUIRE(found.ok());
   CHECK(found->path.find("/nvidia/cu13/lib/") != std::string::npos);

@@ -43,7 +43,7 @@ struct RuntimeOptions {
   int sim_ctas = 4;               ///< CTAs of a simulated launch, unless the schedule pins them
   std::string cuda_path;          ///< libcuda; empty: the loader's libcuda.so.1
   std::string nvrtc_path;         ///< libnvrtc; empty: searched
-  std::vector<std::string> library_dirs, site_packages; ///< further places to look for libnvrtc
+  std::vector<std::string> loader_dirs, site_packages; ///< further places to look for libnvrtc
   std::string host_compiler;      ///< for the sim; empty: c++, g++ or clang++ on search_path
   std::string search_path;        ///< directories separated by ':', as PATH
   std::string templates_dir;      ///< laid over the embedded templates; empty: none

@@ -47,6 +47,9 @@ Status fillBlessed(const std::string &path, size_t count, const EntrySource &ent
 
 /// Writes beside the destination, then renames: nobody ever sees half a file.
 Status writeSorted(const std::string &path, size_t count, const EntrySource &entry) {
+  struct stat there;
+  if (stat(path.c_str(), &there) == 0 && !S_ISREG(there.st_mode))
+    return Status::io("cannot write " + path + ": it is no regular file, and renaming onto it would replace it; give another path");
   std::string staged = path + ".tmp-" + std::to_string(getpid());
   (void)unlink(staged.c_str());
   Status status = fillBlessed(staged, count, entry);

@@ -163,7 +163,9 @@ Status writeFile(const std::string &path, std::string_view text) {
     return {};
   }
   std::error_code error;
-  std::string temporary = path + ".tmp" + std::to_string(getpid());
+  // Renaming onto a device or a pipe would put a file in its place: those are written as they are.
+  bool special = llvm::sys::fs::exists(path) && !llvm::sys::fs::is_regular_file(path);
+  std::string temporary = special ? path : path + ".tmp" + std::to_string(getpid());
   {
     llvm::raw_fd_ostream out(temporary, error);
     if (error) return Status::io(path + ": cannot be written: " + error.message());
@@ -172,9 +174,9 @@ Status writeFile(const std::string &path, std::string_view text) {
     error = out.error();
     out.clear_error();
   }
-  if (!error) error = llvm::sys::fs::rename(temporary, path);
+  if (!error && !special) error = llvm::sys::fs::rename(temporary, path);
   if (!error) return {};
-  (void)llvm::sys::fs::remove(temporary);
+  if (!special) (void)llvm::sys::fs::remove(temporary);
   return Status::io(path + ": cannot be written: " + error.message());
 }
 

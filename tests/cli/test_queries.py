@@ -1,6 +1,9 @@
 """The commands that answer questions: what they print, as text and as JSON."""
 import json
+import os
 import re
+import stat
+import subprocess
 
 import support
 from support import LAYERS, TINY
@@ -51,6 +54,24 @@ class Render(support.CliTest):
         path = self.edited("tiny_wo_harness", ("  event grid %p -> %h", "  // event grid %p -> %h"))
         self.phasec("check", path, expect=1)
         self.phasec("check", "--no-prove", path)
+
+
+class Output(support.CliTest):
+    """-o writes through a temporary file, but never replaces what is no file."""
+
+    def test_a_pipe_stays_a_pipe(self):
+        pipe = self.write("pipe", "")
+        pipe.unlink()
+        os.mkfifo(pipe)
+        with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+            self.phasec("render", HARNESS, "--emit=ir", "-o", pipe)
+            self.assertEqual(reader.stdout.read(), HARNESS.read_text())
+        self.assertTrue(stat.S_ISFIFO(pipe.stat().st_mode))
+
+    def test_a_file_is_replaced_whole(self):
+        path = self.write("x.phase", "old text that is longer than nothing\n" * 1000)
+        self.phasec("render", HARNESS, "--emit=ir", "-o", path)
+        self.assertEqual(path.read_text(), HARNESS.read_text())
 
 
 class Stored(support.CliTest):

@@ -78,9 +78,8 @@ def tiny():
 def full():
     jobs = []
     for layer in ("wo_harness", "qwen35_27b", "llama31_8b", "qwen3_8b", "qwen35_27b_seed", "attn_only", "mlp_only"):
-        some = splits(layer) if layer in ("wo_harness", "qwen35_27b") else splits(layer)[::3]
         contexts = (1,) if layer in ("wo_harness", "mlp_only") else (1, 65, 4096)
-        jobs += [(layer, s, c, t) for s in some for c in contexts for t in (1, 8)]
+        jobs += [(layer, s, c, t) for s in splits(layer) for c in contexts for t in (1, 8)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for job, report in zip(jobs, pool.map(lambda j: run(*j), jobs)):
             exact(f"{job[0]} split {job[1] or '-'} context {job[2]} tokens {job[3]}", report)

@@ -3,19 +3,28 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 namespace phasec {
 namespace planning {
 namespace {
 
-constexpr int64_t kStageBytes = 4608; // eight NVFP4 granules: one bulk copy that keeps a warp busy for about 0.1 us
+constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
+constexpr int64_t kStageGranules[] = {8, 6, 4}; // eight keep a warp busy for about 0.5 us
+constexpr int64_t kCtaBytes = 128, kCursorBytes = 40; // templates: Cta and Cursor, as shared memory holds them
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 
 int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 
-int64_t attentionScratch(int warps, int64_t head_dim) {
-  return 4 * (kPairTile * head_dim + warps / 2 * kPairTile * (head_dim + 2));
+/// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
+int64_t queryBytes(const Attention &a, int64_t head_dim) {
+  int64_t padded = ceilDiv(a.row_bytes, 64) * 64 * head_dim / a.row_bytes + 8;
+  return align(kPairTile * std::max(4 * head_dim, 2 * padded + 4), 128);
+}
+/// The states of half the warps; before they are stored, this step's K and V rows.
+int64_t stateBytes(const Attention &a, int warps, int tokens) {
+  return std::max<int64_t>(4 * a.state_floats * (warps / 2), 2 * a.row_stride * tokens);
 }
 
 /// The geometry that is tried: everything else follows from it.
@@ -26,8 +35,9 @@ struct Geometry {
 
 /// What the steps need of shared memory besides the ring, for given slot counts.
 struct Need {
-  int64_t operand = 0, fold = 0, scratch = 0;
-  int64_t bytes(int fold_buffers) const { return operand + fold_buffers * (fold + 16) + scratch; }
+  int64_t operand = 0, queries = 0, states = 0, fold = 0, scratch = 0;
+  int64_t work() const { return std::max(operand, queries + states); }
+  int64_t bytes(int fold_buffers) const { return work() + fold_buffers * (fold + 16) + scratch; }
 };
 
 class Fitting {
@@ -41,35 +51,45 @@ public:
       if (w & (w - 1)) return Status::usage("warps = " + std::to_string(w) + ": attention merges warps in a tree; use a power of two");
       warps = {int(w)};
     }
-    std::vector<int> stages = {2};
+    int stages = 2;
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a warp needs at least two stages (K and V rows are consumed together)");
-      stages = {int(r)};
+      stages = int(r);
     }
-    int64_t stage_bytes = std::max(kStageBytes, leastStage());
-    for (int w : warps)
-      for (int r : stages)
-        if (fits({w, r, stage_bytes})) return {};
+    // A long ring hides more of a wait, but a GEMV whose operand does not fit beside it is cut into slots, which costs a
+    // round through memory: the longest ring with the fewest slots.
+    for (int w : warps) {
+      std::optional<std::pair<int64_t, int64_t>> best; // slots, stage bytes
+      for (int64_t granules : kStageGranules) {
+        int64_t bytes = std::max(granules * kStageUnit, leastStage());
+        if (fits({w, stages, bytes}) && (!best || stagedSlots() < best->first)) best = {stagedSlots(), bytes};
+      }
+      if (best && fits({w, stages, best->second})) return {};
+    }
     return Status::input("this schedule needs more shared memory than " + std::string(plan_.target->name) + " has (" +
                          std::to_string(plan_.target->shared_bytes_max) + " bytes per CTA); set a larger wo_split, fewer warps, " +
                          "a shorter ring or a smaller tokens_max");
   }
 
 private:
+  /// Slots of the GEMVs that every CTA stages whole operands for.
+  int64_t stagedSlots() const {
+    int64_t slots = 0;
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps)
+        if (s.op == ir::Op::qkv || s.op == ir::Op::fc1) slots += s.gemv.slots;
+    return slots;
+  }
+
   /// A stage holds two granules of any weight and one KV row at least.
   int64_t leastStage() const {
     int64_t least = 0;
     for (const Body &b : plan_.bodies)
       for (const Step &s : b.steps) {
         least = std::max(least, 2 * s.gemv.granule_bytes);
-        if (s.op == ir::Op::attn) least = std::max(least, rowBytes(b, s));
+        least = std::max<int64_t>(least, s.attention.row_stride);
       }
     return align(least, 128);
-  }
-
-  int64_t rowBytes(const Body &b, const Step &s) const {
-    const ir::Layer &layer = module_.layers[b.layer];
-    return layer.dim("head_dim") * ir::bytes(layer.values[s.attention.kv].cache.dtype);
   }
 
   int64_t operandBytes(const Gemv &g) const { return align(int64_t(plan_.tokens_max) * g.operand_stride * 2, 128); }
@@ -108,11 +128,10 @@ private:
 
   bool fits(const Geometry &geometry) {
     int64_t ring = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
-    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128);
+    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + kCtaBytes + cursorsBytes(geometry);
     for (int fold_buffers : {4, 2}) {
       Need need;
-      need.scratch = scratchBytes();
-      int64_t available = plan_.target->shared_bytes_max - ring - barriers - need.scratch - 256;
+      int64_t available = plan_.target->shared_bytes_max - ring - barriers - 256;
       bool ok = available > 0;
       for (Body &body : plan_.bodies)
         for (Step &step : body.steps) {
@@ -121,10 +140,12 @@ private:
             need.operand = std::max(need.operand, operandBytes(step.gemv));
             need.fold = std::max(need.fold, foldBytes(step.gemv));
           }
-          if (step.op == ir::Op::attn)
-            need.operand = std::max(need.operand, attentionScratch(geometry.warps, module_.layers[body.layer].dim("head_dim")));
+          if (step.op != ir::Op::attn) continue;
+          need.queries = std::max(need.queries, queryBytes(step.attention, module_.layers[body.layer].dim("head_dim")));
+          need.states = std::max(need.states, stateBytes(step.attention, geometry.warps, plan_.tokens_max));
         }
-      if (ok && need.bytes(fold_buffers) - need.scratch <= available) {
+      need.scratch = scratchBytes();
+      if (ok && need.bytes(fold_buffers) <= available) {
         accept(geometry, need, fold_buffers);
         return true;
       }
@@ -132,13 +153,23 @@ private:
     return false;
   }
 
-  /// Norm factors and their partial sums, and a word for CTA elections.
+  static int64_t cursorsBytes(const Geometry &geometry) { return align(int64_t(geometry.warps) * kCursorBytes, 128); }
+
+  /// The share of units of every step.
+  int64_t unitsBytes() const {
+    int64_t steps = 0;
+    for (const Body &b : plan_.bodies) steps += int64_t(b.steps.size());
+    return align(steps * 8, 128);
+  }
+
+  /// Factors of the staged operand: one per token and segment, the norm's and its partial sums; a word for CTA elections.
   int64_t scratchBytes() const {
     int64_t floats = 4;
     for (const Body &b : plan_.bodies)
-      for (const Step &s : b.steps)
-        if (s.gemv.operand.transform == Transform::Norm)
-          floats = std::max(floats, plan_.tokens_max * (1 + ceilDiv(s.gemv.cols, 512)));
+      for (const Step &s : b.steps) {
+        int64_t sums = s.gemv.operand.transform == Transform::Norm ? 1 + ceilDiv(s.gemv.cols, 512) + s.gemv.segments_per_slot : 0;
+        floats = std::max(floats, plan_.tokens_max * (s.gemv.segments_per_slot + sums));
+      }
     return align(floats * 4, 128);
   }
 
@@ -150,16 +181,20 @@ private:
     SharedLayout &l = plan_.shared;
     l.ring = 0;
     l.barriers = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
-    l.fold = l.barriers + align(int64_t(geometry.warps) * geometry.stages * 8, 128);
+    l.units = l.barriers + align(int64_t(geometry.warps) * geometry.stages * 8, 128);
+    l.cta = l.units + unitsBytes();
+    l.cursors = l.cta + kCtaBytes;
+    l.fold = l.cursors + cursorsBytes(geometry);
     l.fold_bytes = need.fold;
     l.fold_buffers = fold_buffers;
     l.fold_sync = l.fold + need.fold * fold_buffers;
     l.scratch = align(l.fold_sync + 16 * fold_buffers, 128);
     l.operand = l.scratch + need.scratch;
-    l.bytes = l.operand + need.operand;
+    l.states = l.operand + need.queries;
+    l.bytes = l.operand + need.work();
     for (Body &b : plan_.bodies)
       for (Step &s : b.steps)
-        if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / rowBytes(b, s)));
+        if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / s.attention.row_stride));
   }
 
   Plan &plan_;
@@ -190,7 +225,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
       if (s.gemv.fold == Fold::ElectedWarp) s.gemv.elections = take(s.gemv.tiles);
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
       if (s.op == ir::Op::qkv) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
-      if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("heads") * plan.tokens_max);
+      if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("kv_heads") * plan.tokens_max * s.attention.pair_tiles);
     }
   }
   plan.counters = words;
@@ -315,8 +350,6 @@ void addSlotRegions(Plan &plan) {
 } // namespace
 
 Result<Plan> plan(const ir::Module &module, const Schedule &schedule, const Target &target) {
-  if (schedule.word("math") == "fast")
-    return Status::input("math = fast: this build has the exact kernels only; pass --exact (or --set math=exact)");
   Plan plan;
   plan.target = &target;
   plan.schedule = schedule;

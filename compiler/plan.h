@@ -151,6 +151,7 @@ struct Gemv {
   int slots_region = -1;       ///< f32 [slots, tokens, rows], when fold != Direct
   int elections = -1;          ///< first election counter word (one per tile; one for ElectedCta)
   int operand_stride = 0;      ///< bf16 elements between two tokens of the staged operand
+  int segment_granules = 0;    ///< of the longest segment
   int head_elections = -1;     ///< qkv: one counter per head
   int raw_region = -1;         ///< qkv: f32 [tokens, rows] before norm and rotation
 
@@ -163,9 +164,13 @@ struct Attention {
   int kv_splits = 1;           ///< most chunks per (sequence, kv head, pair tile)
   int chunk_rows = 256;        ///< rows before a second chunk is opened
   int block_rows = 16;         ///< rows of one ring stage
+  int row_bytes = 0;           ///< of K or V of one KV head
+  int row_stride = 0;          ///< between rows in a stage: the pad spreads them over shared-memory banks
+  int pair_tiles = 1;          ///< pair tiles of one token: ceil(group / 8)
+  int state_floats = 0;        ///< of a pair tile's state: maxima and sums, then the weighted values of whole 256-byte pieces
   ir::ValueId kv = ir::kNone;
   bool fresh_rows = false;     ///< this step's K and V come from the workspace (they are produced in this launch)
-  int partials_region = -1;    ///< f32 [kv_heads, tokens * group, kv_splits, head_dim + 2]
+  int partials_region = -1;    ///< f32 [kv_heads, tokens * pair_tiles, kv_splits, state_floats]
   int elections = -1;
   float scale = 0;             ///< softmax scale
 };
@@ -207,7 +212,8 @@ struct Instance {
 
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
-  int64_t ring = 0, barriers = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t ring = 0, barriers = 0, units = 0, cta = 0, cursors = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
   int64_t fold_bytes = 0; ///< of one fold buffer
   int fold_buffers = 0;
 };

@@ -21,23 +21,17 @@ int activeCtas(const Gemv &g, int ctas) {
 
 int share(int64_t n, int64_t i, int64_t parts) { return int(n * i / parts); }
 
-/// Copies that bring rows [begin, end) of one warp: per block K and V, per row or per run of rows within a page.
-void countRows(const Attention &a, const ir::CacheType &cache, int64_t row_bytes, bool contiguous, int begin, int end, StreamCount *n) {
-  for (int row = begin; row < end; row += a.block_rows) {
-    int rows = std::min(a.block_rows, end - row);
-    uint64_t copies = 0;
-    for (int i = 0; i < rows; copies++) i += contiguous ? std::min(rows - i, cache.page - (row + i) % cache.page) : 1;
-    n->copies += 2 * copies;
-    n->waits += 2;
-    n->bytes += uint64_t(2 * rows * row_bytes);
-  }
+/// Copies that bring rows [begin, end) to one warp: per block K and V, a copy a row.
+void countRows(const Attention &a, int begin, int end, StreamCount *n) {
+  int rows = end - begin;
+  n->copies += uint64_t(2 * rows);
+  n->waits += uint64_t(2 * ((rows + a.block_rows - 1) / a.block_rows));
+  n->bytes += uint64_t(2 * rows) * uint64_t(a.row_bytes);
 }
 
 void countAttention(const Plan &plan, const ir::Layer &layer, const Step &s, const std::vector<SequenceStep> &sequences, StreamCount *n) {
   const Attention &a = s.attention;
-  const ir::CacheType &cache = layer.values[a.kv].cache;
   int64_t kv_heads = layer.dim("kv_heads"), group = layer.dim("heads") / kv_heads;
-  int64_t row_bytes = layer.dim("head_dim") * ir::bytes(cache.dtype);
   for (const SequenceStep &q : sequences) {
     int rows = q.context + (a.fresh_rows ? 0 : q.tokens);
     int chunks = std::clamp((rows + a.chunk_rows - 1) / a.chunk_rows, 1, a.kv_splits);
@@ -46,8 +40,7 @@ void countAttention(const Plan &plan, const ir::Layer &layer, const Step &s, con
     for (int c = 0; c < chunks; c++) {
       int begin = share(rows, c, chunks), length = share(rows, c + 1, chunks) - begin;
       for (int w = 0; w < plan.warps; w++)
-        countRows(a, cache, row_bytes, cache.hnd || kv_heads == 1, begin + share(length, w, plan.warps),
-                  begin + share(length, w + 1, plan.warps), &once);
+        countRows(a, begin + share(length, w, plan.warps), begin + share(length, w + 1, plan.warps), &once);
     }
     n->copies += times * once.copies;
     n->waits += times * once.waits;
@@ -76,9 +69,12 @@ StreamCount countStream(const Plan &plan, const ir::Module &module, const std::v
     for (const Step &s : plan.bodies[i.body].steps) {
       if (s.op == ir::Op::attn) countAttention(plan, module.layers[plan.bodies[i.body].layer], s, sequences, &n);
       if (!s.gemv.rows) continue;
-      uint64_t granules = 0;
-      for (const Segment &g : s.gemv.segments) granules += uint64_t(g.granule_end - g.granule_begin);
-      n.copies += s.gemv.segments.size() * s.gemv.tiles;
+      uint64_t granules = 0, copies = 0;
+      for (const Segment &g : s.gemv.segments) {
+        granules += uint64_t(g.granule_end - g.granule_begin);
+        copies += g.granule_end > g.granule_begin;
+      }
+      n.copies += copies * s.gemv.tiles;
       n.waits += s.gemv.segments.size() * s.gemv.tiles;
       n.bytes += granules * s.gemv.tiles * s.gemv.granule_bytes;
     }

@@ -224,7 +224,11 @@ private:
     for (int i : {0, 2, 3, 4}) read(step, step.operands[i], Access::Map::ByKvHead);
     step.results = {resultRegion(p.results[0])};
     step.writes.push_back({step.results[0], Access::Map::ByKvHead});
-    a.partials_region = addWorkspace("attn.partials", "f32", {kv_heads, ir::kTokensExtent, heads / kv_heads, 0, hd + 2});
+    a.row_bytes = int(hd * ir::bytes(value(a.kv).cache.dtype));
+    a.row_stride = a.row_bytes + 16;
+    a.pair_tiles = int(ceilDiv(heads / kv_heads, kPairTile));
+    a.state_floats = int(kPairTile * (2 + ceilDiv(a.row_bytes, 256) * 256 / ir::bytes(value(a.kv).cache.dtype)));
+    a.partials_region = addWorkspace("attn.partials", "f32", {kv_heads, ir::kTokensExtent, a.pair_tiles, 0, a.state_floats});
     body_.steps.push_back(std::move(step));
   }
 

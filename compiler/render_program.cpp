@@ -54,6 +54,11 @@ public:
     }
   }
 
+  void openCases(llvm::raw_ostream &out) {
+    for (const Step &s : body_.steps)
+      if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": gemv::open<" << name(s) << ">(cta); break;\n";
+  }
+
   void calls(llvm::raw_ostream &out) {
     for (const Step &s : body_.steps) {
       for (int e : s.waits)
@@ -113,6 +118,17 @@ private:
     out << "};\n";
   }
 
+  /// Under math = fast the bounds of wo's slots are rounded down to granules, so a slot may begin in an earlier KV head.
+  static int64_t firstHead(const Gemv &g, int slices, int slot) {
+    return g.segments[size_t(slot * g.segments_per_slot)].granule_begin * kGranuleK / (g.cols / slices);
+  }
+  static bool reachesBack(const Gemv &g, int slices) {
+    for (int slot = 0; slot < g.slots; slot++)
+      if (firstHead(g, slices, slot) < slot / (g.slots / slices)) return g.cols / slices % kGranuleK != 0;
+    return false;
+  }
+  std::string firstHeads(const Step &s) const { return name(s) + "_first_heads"; }
+
   /// The wait before a unit whose slice is `slice` (an expression over the argument).
   void await(llvm::raw_ostream &out, const Step &s) {
     out << "  PHASEC_DEVICE static void await(const Cta &" << (s.waits.empty() ? "" : "cta") << ", int"
@@ -120,7 +136,14 @@ private:
     for (int e : s.waits) {
       const Event &event = body_.events[e];
       std::string slice = event.slices == 1 ? "0" : "slot";
-      if (event.slices > 1 && s.op == Op::wo) slice = "slot / " + std::to_string(s.gemv.slots / event.slices);
+      if (event.slices > 1 && s.op == Op::wo) {
+        std::string head = "slot / " + std::to_string(s.gemv.slots / event.slices);
+        slice = head;
+        if (reachesBack(s.gemv, event.slices)) {
+          out << " for (int head = " << firstHeads(s) << "[slot]; head <= " << head << "; head++)";
+          slice = "head";
+        }
+      }
       out << " event::await<" << eventName(e) << ">(cta, " << slice << ");";
     }
     out << " }\n";
@@ -155,17 +178,24 @@ private:
     std::string segment_name = std::string(ir::name(s.op)) + std::to_string(s.id) + suffix() + "_segments";
     out << "// " << ir::name(g.format) << " [" << g.rows << ", " << g.cols << "]; segments: granules [begin, end), k [begin, end)\n";
     table(out, segment_name, segments);
-    out << "struct " << name(s) << " : Launch {\n";
+    for (int e : s.waits) {
+      int slices = body_.events[e].slices;
+      if (s.op != Op::wo || slices == 1 || !reachesBack(g, slices)) continue;
+      std::vector<int64_t> heads;
+      for (int slot = 0; slot < g.slots; slot++) heads.push_back(firstHead(g, slices, slot));
+      table(out, firstHeads(s), heads);
+    }
+    out << "struct " << name(s) << " : Launch {\n  static constexpr int step = " << first_step_ + s.id << ";\n";
     out << "  static constexpr int rows = " << g.rows << ", cols = " << g.cols << ", tiles = " << g.tiles << ", granules = " << g.granules
         << ";\n  static constexpr int slots = " << g.slots << ", segments = " << g.segments_per_slot
-        << ", operand_stride = " << g.operand_stride << ";\n";
+        << ", segment_granules = " << g.segment_granules << ", operand_stride = " << g.operand_stride << ";\n";
     out << "  static constexpr int weight = " << g.weight << ", scale_entry = " << std::max(g.scale, 0) << ", elections = " << g.elections << ";\n";
     static const char *assignments[] = {"Balanced", "Grid", "SlotCta"}, *folds[] = {"Direct", "ElectedWarp", "ElectedCta", "Consumers"};
     out << "  static constexpr auto assignment = gemv::Assignment::" << assignments[int(g.assignment)] << ";\n";
     out << "  static constexpr auto fold = gemv::Fold::" << folds[int(g.fold)] << ";\n";
     out << "  static constexpr auto scale = gemv::Scale::" << scaleName(g) << ";\n";
     out << "  using Format = weights::" << ir::name(g.format) << ";\n";
-    transform(out, g.operand);
+    transform(out, g.operand, true);
     out << "  using X = " << region(g.operand.region) << ";\n";
     out << "  using Slots = " << region(g.fold == Fold::Direct ? -1 : g.slots_region) << ";\n";
     out << "  PHASEC_DEVICE static const int *segment_table() { return " << segment_name << "; }\n";
@@ -190,12 +220,12 @@ private:
     return g.format == ir::Format::nvfp4 && g.weight_type.global == ir::GlobalScale::Divide ? "Divide" : "Multiply";
   }
 
-  void transform(llvm::raw_ostream &out, const Operand &o) {
+  void transform(llvm::raw_ostream &out, const Operand &o, bool staged) {
     switch (o.transform) {
     case Transform::None: out << "  using Transform = operand::Plain;\n"; return;
     case Transform::QuantNvfp4: out << "  using Transform = operand::QuantNvfp4;\n"; return;
     case Transform::Norm:
-      out << "  struct Transform : operand::Norm {\n    using Gamma = Bound<" << cType(o.gamma_dtype) << ", " << o.gamma
+      out << "  struct Transform" << (staged ? " : operand::Norm" : "") << " {\n    using Gamma = Bound<" << cType(o.gamma_dtype) << ", " << o.gamma
           << ">;\n    static constexpr bool one_plus = " << (o.norm.gamma == ir::NormGamma::OnePlus ? "true" : "false")
           << ";\n    PHASEC_DEVICE static float eps() { return " << exactFloat(float(o.norm.eps)) << "; }\n  };\n";
     }
@@ -207,7 +237,7 @@ private:
 
   void normStep(llvm::raw_ostream &out, const Step &s) {
     out << "struct " << name(s) << " : Launch {\n  static constexpr int cols = " << s.gemv.cols << ";\n";
-    transform(out, s.gemv.operand);
+    transform(out, s.gemv.operand, false);
     out << "  using X = " << region(s.gemv.operand.region) << ";\n  using Y = " << region(s.results[0]) << ";\n";
     await(out, s);
     out << "};\n";
@@ -280,7 +310,9 @@ private:
     const ir::Value &kv = layer_.values[a.kv];
     sequencesStruct(out, s, s.operands[1], kv);
     out << "struct " << name(s) << " : Launch {\n  using S = " << name(s) << "Kv;\n  using Row = " << cType(ir::name(kv.cache.dtype)) << ";\n";
-    out << "  static constexpr int scratch_offset = " << plan_.shared.operand << ";\n";
+    out << "  static constexpr int queries_offset = " << plan_.shared.operand << ", states_offset = " << plan_.shared.states
+        << ", state_floats = " << a.state_floats << ";\n";
+    out << "  static constexpr int row_bytes = " << a.row_bytes << ", row_stride = " << a.row_stride << ";\n";
     out << "  static constexpr int heads = " << layer_.dim("heads") << ", kv_heads = " << layer_.dim("kv_heads")
         << ", group = " << layer_.dim("heads") / layer_.dim("kv_heads") << ", head_dim = " << layer_.dim("head_dim") << ";\n";
     out << "  static constexpr int kv_splits = " << a.kv_splits << ", chunk_rows = " << a.chunk_rows << ", block_rows = " << a.block_rows
@@ -304,7 +336,7 @@ private:
   std::string call(const Step &s) const {
     std::string n = name(s);
     switch (s.op) {
-    case Op::norm: return "norm::run<" + n + ">(cta);";
+    case Op::norm: return "rms::run<" + n + ">(cta);";
     case Op::attn: return "attn::run<" + n + ", Program>(cta, ring);";
     case Op::gather: return "gather::run<" + woOf(s) + ", " + n + ">(cta);";
     case Op::wo: {
@@ -397,7 +429,8 @@ private:
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
-    out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", fold_offset = " << l.fold
+    out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
+        << ",\n      cta_offset = " << l.cta << ", cursors_offset = " << l.cursors << ", fold_offset = " << l.fold
         << ",\n      fold_buffers = " << l.fold_buffers << ", fold_bytes = " << l.fold_bytes << ", fold_sync_offset = " << l.fold_sync
         << ",\n      scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
     out << "  static constexpr int table_entries = " << plan_.table_entries << ", step_counts = 0, instances = " << plan_.instances.size()
@@ -432,7 +465,10 @@ private:
     out << "  PHASEC_DEVICE static int steps_end(int" << i << ") { return " << (many ? body + "[1]" : std::to_string(steps)) << "; }\n";
     out << "  PHASEC_DEVICE static int calls_begin(int instance) { return "
         << (many ? "instance_table[instance][2]" : "instance * " + std::to_string(steps)) << "; }\n";
-    out << "  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Ring<Launch> &ring) {\n    switch (ring.cursor.step) {\n";
+    out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
+    for (BodyText &b : bodies_) b.openCases(out);
+    out << "    default: break;\n    }\n  }\n";
+    out << "  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Filler<Launch> &ring) {\n    switch (ring.next.step) {\n";
     for (BodyText &b : bodies_) b.fetchCases(out);
     out << "    }\n    return false;\n  }\n";
     for (size_t b = 0; b < bodies_.size(); b++) {

@@ -30,6 +30,14 @@ struct Cta {
   PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
 };
 
+/// The CTA as launch::open left it in shared memory, for functions that are called and not inlined.
+template <class L> PHASEC_DEVICE Cta launch_cta(u8 *shared) {
+  Cta cta = *(const Cta *)(shared + L::cta_offset);
+  cta.warp = ptx::warp();
+  cta.lane = ptx::lane();
+  return cta;
+}
+
 /// A buffer that the host bound: entry `Entry` of the launch table.
 template <class T, int Entry> struct Bound {
   using Type = T;

@@ -3,9 +3,28 @@
 // segment folds the unit, in segment order, whoever it is; so the result does not depend on timing or on the CTA count.
 #pragma once
 #include "fold.cuh"
-#include "operand.cuh"
 #include "stream.cuh"
 #include "weights/layout.cuh"
+
+namespace gemv {
+
+/// One row of the plan's segment table.
+struct SegmentRow {
+  int granule_begin, granule_end, k_begin, k_end;
+};
+
+} // namespace gemv
+
+// What core/<math>/ provides.
+namespace operand {
+/// Stages what `slot` multiplies; `first`: it is the CTA's first slot of the step. All threads; the caller synchronises.
+template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first);
+} // namespace operand
+namespace core {
+/// The segment's sums[token * 16 + row], from its granules in `stage` and the staged operand, which begins at k0. One warp.
+template <class G>
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums);
+} // namespace core
 
 namespace gemv {
 
@@ -20,8 +39,8 @@ struct Units {
   int begin, end; ///< slot-major: unit = slot * tiles + tile
 };
 
-/// The units of this CTA.
-template <class G> PHASEC_DEVICE Units units(const Cta &cta) {
+/// Splits the units over the CTAs: the share of this one.
+template <class G> PHASEC_DEVICE Units share_units(const Cta &cta) {
   if (G::assignment == Assignment::SlotCta) {
     int slot = cta.cta < G::slots ? cta.cta : G::slots;
     int end = cta.cta < G::slots ? slot + 1 : slot;
@@ -35,29 +54,48 @@ template <class G> PHASEC_DEVICE Units units(const Cta &cta) {
   return Units{share(G::slots * G::tiles, cta.cta, cta.ctas), share(G::slots * G::tiles, cta.cta + 1, cta.ctas)};
 }
 
-/// One row of the plan's segment table.
-struct SegmentRow {
-  int granule_begin, granule_end, k_begin, k_end;
-};
+/// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step.
+template <class G> PHASEC_DEVICE Units &units(const Cta &cta) { return ((Units *)(cta.shared + G::units_offset))[G::step]; }
+template <class G> PHASEC_DEVICE void open(const Cta &cta) { units<G>(cta) = share_units<G>(cta); }
+
+/// The segments of a CTA's units go to its warps in turn: item n is segment n % segments of unit begin + n / segments.
+template <class G> PHASEC_DEVICE void first_item(const Cta &cta, Units u, int &unit, int &fold) {
+  unit = u.begin + cta.warp / G::segments;
+  fold = cta.warp % G::segments;
+}
+template <class G> PHASEC_DEVICE void next_item(int &unit, int &fold) {
+  unit += G::warps / G::segments;
+  fold += G::warps % G::segments;
+  if (fold >= G::segments) {
+    fold -= G::segments;
+    unit++;
+  }
+}
+
 template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
   const int *row = G::segment_table() + (slot * G::segments + fold) * 4;
   return SegmentRow{row[0], row[1], row[2], row[3]};
 }
 
+/// k of the first and behind the last granule of a slot: what is staged for it.
+template <class G> PHASEC_DEVICE int slot_begin(int slot) { return segment_row<G>(slot, 0).granule_begin * kGranuleK; }
+template <class G> PHASEC_DEVICE int slot_end(int slot) { return segment_row<G>(slot, G::segments - 1).granule_end * kGranuleK; }
+/// Where the operand of the current slot is staged: 16-bit codes [tokens][operand_stride].
+template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(cta.shared + G::operand_offset); }
+
 /// Fetches the next segment of this warp; false when it has no more in this step.
-template <class G> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Ring<typename G::L> &ring) {
+template <class G> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Filler<typename G::L> &ring) {
+  Cursor &c = ring.next;
   Units u = units<G>(cta);
-  int item = ring.cursor.item * G::warps + cta.warp;
-  if (item >= (u.end - u.begin) * G::segments) return false;
-  int unit = u.begin + item / G::segments;
-  SegmentRow s = segment_row<G>(unit / G::tiles, item % G::segments);
+  if (c.unit < 0) first_item<G>(cta, u, c.unit, c.fold);
+  if (c.unit >= u.end) return false;
+  SegmentRow s = segment_row<G>(c.unit / G::tiles, c.fold);
   u32 bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
-  const u8 *image = (const u8 *)table[G::weight];
-  const u8 *from = image + ((i64)(unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
+  const u8 *from = (const u8 *)table[G::weight] + ((i64)(c.unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
   u8 *to = ring.begin(bytes);
-  ptx::stream_copy(to, from, bytes, ring.barrier(), true);
+  if (bytes) ptx::stream_copy(to, from, bytes, ring.barrier()); // a slot between two granule bounds may hold none
   ring.commit();
-  ring.cursor.item++;
+  next_item<G>(c.unit, c.fold);
   return true;
 }
 
@@ -82,7 +120,7 @@ template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, 
     float v = sums[i];
     for (int s = 1; s < G::segments; s++) v = v + sums[s * G::tokens * kTileRows + i];
     int row = tile * kTileRows + i % kTileRows;
-    v = scaled<G>(cta, row, v);
+    v = G::Transform::template finished<G>(cta, i / kTileRows, scaled<G>(cta, row, v));
     if (G::fold == Fold::Direct) sums[i] = v;
     else if (row < G::rows) G::Slots::at(cta)[((i64)slot * G::tokens + i / kTileRows) * G::rows + row] = v;
   }
@@ -106,32 +144,29 @@ PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
   using Buffers = FoldBuffers<typename G::L>;
   Units u = units<G>(cta);
   if (u.begin == u.end) return;
-  u16 *x = (u16 *)(cta.shared + G::operand_offset);
-  int items = (u.end - u.begin) * G::segments, item = cta.warp;
+  int unit, fold;
+  first_item<G>(cta, u, unit, fold);
 #pragma unroll 1
   for (int slot = u.begin / G::tiles; slot * G::tiles < u.end; slot++) {
     G::await(cta, slot);
     ptx::sync_cta(); // nobody reads the previous slot's operand any more
-    if (slot == u.begin / G::tiles) G::Transform::template prepare<G>(cta);
-    int k0 = segment_row<G>(slot, 0).granule_begin * kGranuleK;
-    int k1 = segment_row<G>(slot, G::segments - 1).granule_end * kGranuleK;
-    G::Transform::template stage<G>(cta, k0, k1 < G::cols ? k1 : G::cols, k1, x);
+    operand::stage<G>(cta, slot, slot == u.begin / G::tiles);
     ptx::sync_cta();
-    int items_end = ((slot + 1) * G::tiles - u.begin) * G::segments;
+    int k0 = slot_begin<G>(slot);
+    int end = (slot + 1) * G::tiles < u.end ? (slot + 1) * G::tiles : u.end;
 #pragma unroll 1
-    for (; item < items && item < items_end; item += G::warps) {
-      int unit = item / G::segments, fold = item % G::segments;
+    for (; unit < end; next_item<G>(unit, fold)) {
       SegmentRow s = segment_row<G>(slot, fold);
+      u32 n = folded + u32(unit - u.begin);
       const u8 *stage = ring.wait();
-      Buffers::acquire(cta, folded + unit);
-      float *sums = Buffers::sums(cta, folded + unit);
-      core::segment<typename G::Format, G::tokens>(stage, s.granule_begin * kGranuleK, s.k_begin, s.k_end, x,
-                                                   G::operand_stride, k0, cta.tokens, sums + fold * G::tokens * kTileRows);
+      Buffers::acquire(cta, n);
+      float *sums = Buffers::sums(cta, n);
+      core::segment<G>(cta, stage, s, fold, k0, sums + fold * G::tokens * kTileRows);
       ring.release();
-      stream::advance<Program>(cta, ring);
-      if (Buffers::complete(cta, folded + unit, G::segments)) {
-        finish_unit<G, Finish>(cta, slot, (u.begin + unit) % G::tiles, sums);
-        Buffers::release(cta, folded + unit);
+      stream::advance<Program, typename G::L>(cta.shared);
+      if (Buffers::complete(cta, n, G::segments)) {
+        finish_unit<G, Finish>(cta, slot, unit - slot * G::tiles, sums);
+        Buffers::release(cta, n);
       }
     }
   }

@@ -23,6 +23,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
   FoldBuffers<L>::open(cta);
+  if (ptx::thread() == 0) *(Cta *)(cta.shared + L::cta_offset) = cta;
   return cta;
 }
 

@@ -17,8 +17,9 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, stage_bytes = 4096;
-  static constexpr int ring_offset = 0, barriers_offset = 32768, fold_offset = 32832, fold_buffers = 2, fold_bytes = 2048;
-  static constexpr int fold_sync_offset = 36928, scratch_offset = 36992, operand_offset = 37120;
+  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, cta_offset = 32896,
+                       cursors_offset = 33024, fold_offset = 33280, fold_buffers = 2, fold_bytes = 2048;
+  static constexpr int fold_sync_offset = 37376, scratch_offset = 37504, operand_offset = 37632;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, calls = 1, instance_counter = 3;
 };
 //@ end
@@ -27,7 +28,8 @@ struct Launch {
 // %p = wo %a, %w_o   bf16[64, 128]
 PHASEC_TABLE int wo_segments[] = {0, 2, 0, 128};
 struct Wo : Launch {
-  static constexpr int rows = 64, cols = 128, tiles = 4, granules = 2, slots = 1, segments = 1, operand_stride = 136;
+  static constexpr int step = 0;
+  static constexpr int rows = 64, cols = 128, tiles = 4, granules = 2, slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
   static constexpr int weight = 1, scale_entry = -1, elections = 4;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -52,7 +54,10 @@ struct Program {
   PHASEC_DEVICE static int calls_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 1; }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Ring<Launch> &ring) {
+  PHASEC_DEVICE static void open(const Cta &cta) {
+    if (ptx::thread() == 0) gemv::open<Wo>(cta);
+  }
+  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Filler<Launch> &ring) {
     return gemv::fetch<Wo>(cta, table, ring);
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int) {
@@ -64,10 +69,11 @@ struct Program {
 PHASEC_KERNEL(Launch::threads) phasec_layer(const __grid_constant__ Args args) {
   Cta cta = launch::open<Launch>(args);
   if (launch::refuse<Launch>(cta)) return;
+  Program::open(cta);
   Ring<Launch> ring;
   ring.open(cta);
   ptx::sync_cta();
-  stream::prime<Program>(cta, ring);
+  stream::prime<Program, Launch>(cta);
   u32 folded = 0;
   for (int instance = 0; instance < Launch::instances; instance++) {
     cta.table = cta.launch_table + (i64)instance * Launch::table_entries;

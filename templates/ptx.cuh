@@ -49,6 +49,82 @@ PHASEC_DEVICE float butterfly_max(float v) {
   return v;
 }
 
+// ---- what `math = fast` computes with -----------------------------------------------------------------------------------
+PHASEC_DEVICE float abs(float v) { return from_bits(bits(v) & 0x7fffffffu); }
+/// The larger one; a NaN loses against a number.
+PHASEC_DEVICE float max(float a, float b) { return fmaxf(a, b); }
+/// Approximations within 2 ulp of fp32; subnormal numbers are kept.
+PHASEC_DEVICE float exp2_approx(float v) {
+  float r;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+PHASEC_DEVICE float rcp_approx(float v) {
+  float r;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+PHASEC_DEVICE float rsqrt_approx(float v) {
+  float r;
+  asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+/// Two floats as a pair of 16-bit floats, RN-even; `low` in the low half.
+PHASEC_DEVICE u32 to_f16x2(float low, float high) {
+  u32 r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+PHASEC_DEVICE u32 to_bf16x2(float low, float high) {
+  u32 r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+/// Products of two pairs of f16, RN-even, subnormals kept.
+PHASEC_DEVICE u32 mul_f16x2(u32 a, u32 b) {
+  u32 r;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+/// The low two bytes as e4m3, exactly, as a pair of f16.
+PHASEC_DEVICE u32 e4m3x2_to_f16x2(u32 v) {
+#if PHASEC_SM >= 89
+  u32 r;
+  asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.rn.f16x2.e4m3x2 %0, low;\n}" : "=r"(r) : "r"(v));
+  return r;
+#else
+  u32 x = (v & 0xffu) | ((v & 0xff00u) << 8), magnitude = x & 0x007f007fu;
+  u32 nan = ((magnitude + 0x00010001u) & 0x00800080u) * 0xffu; // all ones and more where the code is 0x7f
+  return mul_f16x2(((x & 0x00800080u) << 8) | (magnitude << 7) | nan, 0x5c005c00u); // times 2^8
+#endif
+}
+/// Bytes of a (0..3) and b (4..7), picked by the four nibbles of `selector`.
+PHASEC_DEVICE u32 permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
+/// Transposes an 8x8 matrix of 16-bit values: lane l holds (l / 4, 2 * (l % 4)) and its right neighbour. Convergent.
+PHASEC_DEVICE u32 transpose(u32 v) {
+  u32 r;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(v));
+  return r;
+}
+/// v << n, n < 16, on the multiplier: the factor comes from memory, so that the compiler cannot turn it into a shift of the
+/// logic unit, which `math = fast` keeps busy otherwise.
+__constant__ u32 phasec_powers[16] = {1u,   2u,   4u,    8u,    16u,   32u,   64u,    128u,
+                                      256u, 512u, 1024u, 2048u, 4096u, 8192u, 16384u, 32768u};
+template <int N> PHASEC_DEVICE u32 shift_left(u32 v) { return v * phasec_powers[N]; }
+
+/// c += a b for m16n8k16 with fp32 sums: a is 16x16 (rows l / 4 and + 8, columns 2 (l % 4) and + 8), b 16x8, c 16x8 as PTX
+/// lays them out over the lanes. Convergent.
+PHASEC_DEVICE void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+PHASEC_DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // ---- grid-scope counters (events and elections) -----------------------------------------------------------------------
 PHASEC_DEVICE void arrive_release(u32 *counter, u32 n) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(n) : "memory");
@@ -126,15 +202,26 @@ PHASEC_DEVICE void stream_expect(u64 *bar, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
 #endif
 }
-/// Copies global to shared. evict_first: the bytes are read once (weights).
-PHASEC_DEVICE void stream_copy(void *to, const void *from, u32 bytes, u64 *bar, bool evict_first) {
+/// Copies global to shared bytes that are read once: L2 evicts them first.
+PHASEC_DEVICE void stream_copy(void *to, const void *from, u32 bytes, u64 *bar) {
 #if PHASEC_SM >= 90
   if (lane() == 0)
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
                      "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(bar)),
-                 "l"(evict_first ? 0x12F0000000000000ull : 0x1000000000000000ull) : "memory");
+                 "l"(0x12F0000000000000ull) : "memory");
 #else
   for (u32 i = u32(lane()) * 16u; i < bytes; i += 512u)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + i), "l"((const u8 *)from + i) : "memory");
+#endif
+}
+/// Copies a row per lane that has one (`mine`). All lanes call; what they copy adds up to what stream_expect announced.
+PHASEC_DEVICE void stream_copy_rows(void *to, const void *from, u32 bytes, u64 *bar, bool mine) {
+  if (!mine) return;
+#if PHASEC_SM >= 90
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(bar)) : "memory");
+#else
+  for (u32 i = 0; i < bytes; i += 16u)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + i), "l"((const u8 *)from + i) : "memory");
 #endif
 }

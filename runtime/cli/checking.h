@@ -1,4 +1,5 @@
-// checking.h: compares what a launch left behind with the independent reference, bit for bit.
+// checking.h: compares what a launch left behind with the independent reference: bit for bit under math = exact, by its
+// error against fp64 under math = fast.
 #pragma once
 
 #include "runtime/cli/staging.h"
@@ -8,6 +9,7 @@ namespace phasec::cli {
 struct CheckResult {
   bool bit_exact = true;
   double max_abs = 0, rel_l2 = 0;    ///< the largest of all outputs
+  double rel_l2_bound = 0;           ///< fast: the largest that was allowed
   std::vector<std::string> findings; ///< one line each; empty: everything is as the reference says
 
   void find(std::string line) {

@@ -141,10 +141,112 @@ inline void stream_wait(u64 *bar, u32 parity) { phasec_sim_api.mbar_wait(phasec_
 /// The sim has the bulk copies of sm_90 for every target: lane 0 issues, the bytes complete the phase.
 inline int stream_arrivals() { return 1; }
 inline void stream_expect(u64 *bar, u32 bytes) { phasec_sim_api.stream_expect(phasec_sim_api.engine, bar, bytes); }
-inline void stream_copy(void *to, const void *from, u32 bytes, u64 *bar, bool) {
+inline void stream_copy(void *to, const void *from, u32 bytes, u64 *bar) {
   phasec_sim_api.stream_copy(phasec_sim_api.engine, to, from, bytes, bar);
 }
+inline void stream_copy_rows(void *to, const void *from, u32 bytes, u64 *bar, bool mine) {
+  struct Row {
+    void *to;
+    const void *from;
+    const Row *const *all;
+    bool mine;
+    const Row *rows[32];
+  } row{to, from, nullptr, mine, {}};
+  phasec_sim_api.together(phasec_sim_api.engine, "stream_copy_rows", [](void *const *lanes) {
+    for (int l = 0; l < 32; l++) static_cast<Row *>(lanes[0])->rows[l] = static_cast<const Row *>(lanes[l]);
+    for (int l = 0; l < 32; l++) static_cast<Row *>(lanes[l])->all = static_cast<Row *>(lanes[0])->rows;
+  }, &row);
+  for (int l = 0; l < 32; l++)
+    if (row.all[l]->mine) stream_copy(row.all[l]->to, row.all[l]->from, bytes, bar);
+  sync_warp(); // the rows are read by all
+}
 inline void stream_commit(u64 *bar) { phasec_sim_api.stream_commit(phasec_sim_api.engine, bar); }
+
+// ---- what `math = fast` computes with: the same contracts; approximations are the library's functions ------------------
+inline float abs(float v) { return __builtin_fabsf(v); }
+inline float max(float a, float b) { return __builtin_fmaxf(a, b); }
+inline float exp2_approx(float v) { return __builtin_exp2f(v); }
+inline float rcp_approx(float v) { return 1.0f / v; }
+inline float rsqrt_approx(float v) { return 1.0f / __builtin_sqrtf(v); }
+/// f16 by its bits: RN-even, subnormals kept.
+inline u32 to_f16(float v) {
+  u32 b = bits(v), sign = (b >> 16) & 0x8000u, a = b & 0x7fffffffu;
+  if (a > 0x7f800000u) return sign | 0x7e00u;
+  if (a >= 0x477ff000u) return sign | 0x7c00u; // 65520 and above
+  if (a < 0x38800000u) return sign | (bits(from_bits(a) + 0.5f) - 0x3f000000u); // multiples of 2^-24
+  u32 r = a + 0xfffu + ((a >> 13) & 1u);
+  return sign | ((r >> 13) - (112u << 10));
+}
+inline float from_f16(u32 v) {
+  u32 sign = (v & 0x8000u) << 16, a = v & 0x7fffu;
+  if (a >= 0x7c00u) return from_bits(sign | 0x7f800000u | (a & 0x3ffu) << 13);
+  if (a < 0x400u) return from_bits(sign | bits(float(a) * 0x1p-24f));
+  return from_bits(sign | ((a << 13) + (112u << 23)));
+}
+inline u32 to_bf16(float v) {
+  u32 b = bits(v);
+  if ((b & 0x7fffffffu) > 0x7f800000u) return (b >> 16 | 0x40u) & 0xffffu;
+  return (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
+}
+inline u32 to_f16x2(float low, float high) { return to_f16(low) | to_f16(high) << 16; }
+inline u32 to_bf16x2(float low, float high) { return to_bf16(low) | to_bf16(high) << 16; }
+inline u32 mul_f16x2(u32 a, u32 b) {
+  return to_f16x2(from_f16(a & 0xffffu) * from_f16(b & 0xffffu), from_f16(a >> 16) * from_f16(b >> 16));
+}
+inline u32 e4m3_to_f16(u32 v) {
+  u32 sign = (v & 0x80u) << 8, a = v & 0x7fu;
+  if (a == 0x7fu) return sign | 0x7fffu;
+  return sign | to_f16(from_f16(a << 7) * 256.0f);
+}
+inline u32 e4m3x2_to_f16x2(u32 v) { return e4m3_to_f16(v & 0xffu) | e4m3_to_f16((v >> 8) & 0xffu) << 16; }
+inline u32 permute(u32 a, u32 b, u32 selector) {
+  u64 all = u64(b) << 32 | a;
+  u32 r = 0;
+  for (int i = 0; i < 4; i++) r |= u32(all >> ((selector >> (4 * i)) & 7u) * 8u & 0xffu) << (8 * i);
+  return r;
+}
+template <int N> inline u32 shift_left(u32 v) { return v << N; }
+inline u32 transpose(u32 v) {
+  struct Lane {
+    u32 v, r;
+  } mine{v, 0};
+  phasec_sim_api.together(phasec_sim_api.engine, "transpose", [](void *const *lanes) {
+    auto at = [&](int row, int column) { return static_cast<Lane *>(lanes[row * 4 + column / 2])->v >> (column % 2 * 16) & 0xffffu; };
+    for (int l = 0; l < 32; l++)
+      static_cast<Lane *>(lanes[l])->r = at(l % 4 * 2, l / 4) | at(l % 4 * 2 + 1, l / 4) << 16;
+  }, &mine);
+  return mine.r;
+}
+/// m16n8k16: products and sums in fp32, in order of k.
+struct MmaLane {
+  float *c;
+  const u32 *a;
+  u32 b[2];
+};
+template <class Decode> inline void mma_lanes(void *const *lanes, Decode decode) {
+  auto half = [](u32 word, int i) { return word >> (i * 16) & 0xffffu; };
+  float a[16][16], b[16][8];
+  for (int l = 0; l < 32; l++) {
+    const MmaLane &x = *static_cast<const MmaLane *>(lanes[l]);
+    for (int i = 0; i < 8; i++) a[l / 4 + i / 2 % 2 * 8][l % 4 * 2 + i % 2 + i / 4 * 8] = decode(half(x.a[i / 2], i % 2));
+    for (int i = 0; i < 4; i++) b[l % 4 * 2 + i % 2 + i / 2 * 8][l / 4] = decode(half(x.b[i / 2], i % 2));
+  }
+  for (int l = 0; l < 32; l++)
+    for (int i = 0; i < 4; i++) {
+      float &c = static_cast<const MmaLane *>(lanes[l])->c[i];
+      for (int k = 0; k < 16; k++) c = fma(a[l / 4 + i / 2 * 8][k], b[k][l % 4 * 2 + i % 2], c);
+    }
+}
+inline void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  MmaLane lane{c, a, {b0, b1}};
+  phasec_sim_api.together(phasec_sim_api.engine, "mma m16n8k16 f16",
+                          [](void *const *lanes) { mma_lanes(lanes, from_f16); }, &lane);
+}
+inline void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  MmaLane lane{c, a, {b0, b1}};
+  phasec_sim_api.together(phasec_sim_api.engine, "mma m16n8k16 bf16",
+                          [](void *const *lanes) { mma_lanes(lanes, [](u32 v) { return from_bits(v << 16); }); }, &lane);
+}
 
 } // namespace ptx
 #endif // PHASEC_SIM_HOST

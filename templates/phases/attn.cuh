@@ -1,7 +1,7 @@
 // attn.cuh: paged decode attention. A unit is (sequence, KV head, tile of eight (token, query head) pairs, chunk of rows):
 // the grouped heads of a KV head share every row that is read. Cached rows arrive through the warps' rings, each warp its
 // part of the chunk; this step's own rows, if they are produced in this launch, come from the workspace and never from the
-// cache. Warps merge in a tree, chunks in order, by the warp that completes the last chunk.
+// cache. Warps merge in a tree; a tile's chunks are merged in order by the CTA that completes the last one.
 #pragma once
 #include "../sequences.cuh"
 #include "../stream.cuh"
@@ -15,8 +15,18 @@ struct Unit {
   int first_token, tokens; ///< of the sequence in this step
   int context;             ///< rows before this step
   int row_begin, row_end;  ///< cached rows of this warp
+  int pairs;               ///< of the tile
   bool found;
 };
+
+} // namespace attn
+
+// What core/<math>/ provides: the state of one warp's eight pairs. It has `values` floats in an order of its own.
+namespace core {
+template <class H> struct Attention;
+} // namespace core
+
+namespace attn {
 
 /// The i-th unit of the launch, and this warp's part of its rows.
 template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
@@ -40,6 +50,8 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       int begin = share(rows, u.chunk, u.chunks), length = share(rows, u.chunk + 1, u.chunks) - begin;
       u.row_begin = begin + share(length, cta.warp, H::warps);
       u.row_end = begin + share(length, cta.warp + 1, H::warps);
+      u.pairs = u.tokens * H::group - u.tile * kPairs;
+      if (u.pairs > kPairs) u.pairs = kPairs;
       u.found = true;
       return u;
     }
@@ -49,146 +61,173 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   return u;
 }
 
-/// Fetches the next block of K or V rows of this warp; false when it has no more in this step.
-template <class H> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Ring<typename H::L> &ring) {
-  constexpr u32 row_bytes = H::head_dim * sizeof(typename H::Row);
-  Cursor &c = ring.cursor;
-  for (;;) {
-    Unit u = unit<H>(cta, cta.cta + c.item * cta.ctas);
+/// Fetches the next block of K or V rows of this warp, one lane a row; false when it has no more in this step.
+template <class H> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Filler<typename H::L> &ring) {
+  Cursor &c = ring.next;
+  if (c.unit < 0) {
+    c.unit = cta.cta - cta.ctas;
+    c.row = c.row_end = c.fold = 0;
+  }
+  while (c.row >= c.row_end) {
+    c.unit += cta.ctas;
+    Unit u = unit<H>(cta, c.unit);
     if (!u.found) return false;
-    int row = u.row_begin + c.row;
-    if (row >= u.row_end) {
-      c.item++;
-      c.row = c.half = 0;
+    c.row = u.row_begin;
+    c.row_end = u.row_end;
+    c.sequence = u.sequence;
+    c.head = u.head;
+  }
+  int rows = c.row_end - c.row < H::block_rows ? c.row_end - c.row : H::block_rows;
+  const u8 *from = (const u8 *)table[c.fold ? H::S::cache_v : H::S::cache_k];
+  u8 *to = ring.begin(u32(rows * H::row_bytes)) + cta.lane * H::row_stride;
+  bool mine = cta.lane < rows;
+  if (mine) from += sequences::row_offset<typename H::S>(cta, table, c.sequence, c.row + cta.lane, c.head);
+  ptx::stream_copy_rows(to, from, u32(H::row_bytes), ring.barrier(), mine);
+  ring.commit();
+  if (c.fold) c.row += rows;
+  c.fold ^= 1;
+  return true;
+}
+
+/// Softmax over some rows, of one pair and one dim: maximum, sum and weighted value (Milakov and Gimelshein, 2018).
+struct Part {
+  float max, sum, value;
+
+  PHASEC_DEVICE void append(const Part &later) {
+    float m = max < later.max ? later.max : max;
+    if (m == -math::infinity()) return;
+    float fa = math::exp2(max - m), fb = math::exp2(later.max - m);
+    sum = ptx::fma(later.sum, fb, sum * fa);
+    value = ptx::fma(later.value, fb, value * fa);
+    max = m;
+  }
+};
+
+/// Where states lie in memory: [kPairs][2] maxima and sums, then `values` floats in the core's order.
+template <class H> struct States {
+  enum : int { kHead = 2 * kPairs };
+  PHASEC_DEVICE static float *warp(const Cta &cta, int i) { return (float *)(cta.shared + H::states_offset) + i * H::state_floats; }
+  PHASEC_DEVICE static Part part(const float *state, int i, int pair) {
+    return Part{state[2 * pair], state[2 * pair + 1], state[kHead + i]};
+  }
+};
+
+/// This step's rows of the unit's sequence, K then V, as a ring's stage holds them. All threads.
+template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u, u8 *to) {
+  constexpr int words = H::row_bytes / 16;
+  for (int i = ptx::thread(); i < 2 * u.tokens * words; i += H::threads) {
+    int row = i / words, v = row >= u.tokens;
+    const Words4 *from = (const Words4 *)(v ? H::FreshV::at(cta) : H::Fresh::at(cta));
+    from += ((i64)(u.first_token + row - v * u.tokens) * H::kv_heads + u.head) * words;
+    ((Words4 *)(to + row * H::row_stride))[i % words] = from[i % words];
+  }
+}
+
+/// One element of a finished pair: value / sum, scaled and gated, to the result.
+template <class H> PHASEC_DEVICE void finish(const Cta &cta, const Unit &u, int pair, int dim, const Part &p) {
+  pair += u.tile * kPairs;
+  i64 at = ((i64)(u.first_token + pair / H::group) * H::heads + u.head * H::group + pair % H::group) * H::head_dim + dim;
+  float o = ptx::div(p.value, p.sum);
+  if (H::kv_scales >= 0) o = o * ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
+  if (present<typename H::Gate>) o = o * math::sigmoid(numeric::load(H::Gate::at(cta) + at));
+  numeric::store(H::Y::at(cta) + at, o);
+}
+
+/// The chunk's warps have put their states into shared memory: merges them in a tree. The only chunk of a tile is finished
+/// at once; others wait for the tile's last, whose CTA merges all of them in order. All threads.
+template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit &u) {
+  using Core = core::Attention<H>;
+  constexpr int tiles_max = H::tokens * ((H::group + kPairs - 1) / kPairs), states = H::warps / 2;
+  int tile = u.head * tiles_max + u.first_token * ((H::group + kPairs - 1) / kPairs) + u.tile;
+  float *chunks = H::Partials::at(cta) + (i64)tile * H::kv_splits * H::state_floats;
+#pragma unroll 1
+  for (int i = ptx::thread(); i < Core::values; i += H::threads) {
+    int pair = Core::pair(i), dim = Core::dim(i);
+    if (pair >= u.pairs || dim >= H::head_dim) continue;
+    Part p[states];
+#pragma unroll
+    for (int w = 0; w < states; w++) p[w] = States<H>::part(States<H>::warp(cta, w), i, pair);
+#pragma unroll
+    for (int half = states / 2; half >= 1; half /= 2)
+#pragma unroll
+      for (int w = 0; w < half; w++) p[w].append(p[w + half]);
+    if (u.chunks == 1) {
+      finish<H>(cta, u, pair, dim, p[0]);
       continue;
     }
-    int rows = u.row_end - row < H::block_rows ? u.row_end - row : H::block_rows;
-    const u8 *base = (const u8 *)table[c.half ? H::S::cache_v : H::S::cache_k];
-    bool contiguous = table[H::S::row_stride] == row_bytes;
-    u8 *to = ring.begin(u32(rows) * row_bytes);
-    for (int i = 0; i < rows;) {
-      int run = 1;
-      if (contiguous) {
-        int left = H::S::page - (row + i) % H::S::page;
-        run = rows - i < left ? rows - i : left;
-      }
-      ptx::stream_copy(to + i * row_bytes, base + sequences::row_offset<typename H::S>(cta, table, u.sequence, row + i, u.head),
-                       u32(run) * row_bytes, ring.barrier(), false);
-      i += run;
-    }
-    ring.commit();
-    if (c.half) c.row += rows;
-    c.half ^= 1;
-    return true;
+    float *to = chunks + u.chunk * H::state_floats;
+    to[States<H>::kHead + i] = p[0].value;
+    if (dim == 0) to[2 * pair] = p[0].max, to[2 * pair + 1] = p[0].sum;
   }
-}
-
-/// o = values / sum, scaled and gated, to the result. One warp.
-template <class H> PHASEC_DEVICE void finish_pair(const Cta &cta, const Unit &u, int pair, core::PairState<H> &state) {
-  int token = u.first_token + pair / H::group, head = u.head * H::group + pair % H::group;
-  float v_scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
-  i64 at = ((i64)token * H::heads + head) * H::head_dim;
-#pragma unroll
-  for (int j = 0; j < core::PairState<H>::values; j++) {
-    int d = cta.lane + 32 * j;
-    if (d >= H::head_dim) break;
-    float o = ptx::div(state.acc[j], state.sum);
-    if (H::kv_scales >= 0) o = o * v_scale;
-    if (present<typename H::Gate>) o = o * math::sigmoid(numeric::load(H::Gate::at(cta) + at + d));
-    numeric::store(H::Y::at(cta) + at + d, o);
-  }
-}
-
-/// Folds the chunks of a pair tile in order and finishes its pairs, one after the other: the code is large. One warp.
-template <class H> PHASEC_DEVICE void merge_chunks(const Cta &cta, const Unit &u, i64 pair0, int pairs) {
-  constexpr int stride = H::head_dim + 2;
+  if (u.chunks > 1) {
+    if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(cta.shared + H::L::scratch_offset))) return;
 #pragma unroll 1
-  for (int p = 0; p < pairs; p++) {
-    const float *from = H::Partials::at(cta) + (pair0 + p) * H::kv_splits * stride;
-    core::PairState<H> state;
-    state.load(from);
-    for (int c = 1; c < u.chunks; c++) {
-      core::PairState<H> next;
-      next.load(from + c * stride);
-      state.merge(next);
+    for (int i = ptx::thread(); i < Core::values; i += H::threads) {
+      int pair = Core::pair(i), dim = Core::dim(i);
+      if (pair >= u.pairs || dim >= H::head_dim) continue;
+      Part p = States<H>::part(chunks, i, pair);
+#pragma unroll 4
+      for (int c = 1; c < u.chunks; c++) p.append(States<H>::part(chunks + c * H::state_floats, i, pair));
+      finish<H>(cta, u, pair, dim, p);
     }
-    finish_pair<H>(cta, u, u.tile * kPairs + p, state);
   }
-}
-
-/// After the warps have merged: warp 0 holds the chunk.
-template <class H> PHASEC_DEVICE void finish_chunk(const Cta &cta, const Unit &u, int pairs, core::PairState<H> *state) {
-  constexpr int stride = H::head_dim + 2;
-  i64 pair0 = (i64)u.head * H::tokens * H::group + u.first_token * H::group + u.tile * kPairs;
-#pragma unroll
-  for (int p = 0; p < kPairs; p++)
-    if (p < pairs) state[p].store(H::Partials::at(cta) + ((pair0 + p) * H::kv_splits + u.chunk) * stride);
-  ptx::sync_warp();
-  if (u.chunks > 1 && !event::elect_warp(cta, H::elections + int(pair0), u.chunks)) return;
-  merge_chunks<H>(cta, u, pair0, pairs);
   // The event counts pairs; the step's last pair also stands for the rows that this step does not have.
-  bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + pairs == u.tokens * H::group;
-  H::signal(cta, u.head, u32(pairs + (last ? (H::tokens - cta.tokens) * H::group : 0)));
+  bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + u.pairs == u.tokens * H::group;
+  ptx::sync_cta();
+  if (cta.warp == 0) H::signal(cta, u.head, u32(u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0)));
 }
 
 template <class H, class Program> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &ring) {
-  constexpr u32 row_bytes = H::head_dim * sizeof(typename H::Row);
-  constexpr int stride = H::head_dim + 2;
-  float *queries = (float *)(cta.shared + H::scratch_offset);      // [pairs][head_dim]
-  float *states = queries + kPairs * H::head_dim;                  // [warps / 2][pairs][head_dim + 2]
+  using Core = core::Attention<H>;
   for (int index = cta.cta;; index += cta.ctas) {
     Unit u = unit<H>(cta, index);
     if (!u.found) return;
     H::await(cta, u.head);
-    int pairs = u.tokens * H::group - u.tile * kPairs;
-    pairs = pairs < kPairs ? pairs : kPairs;
-    ptx::sync_cta();
-    for (int i = ptx::thread(); i < pairs * H::head_dim; i += H::threads) {
-      int pair = u.tile * kPairs + i / H::head_dim, token = u.first_token + pair / H::group;
-      int head = u.head * H::group + pair % H::group;
-      queries[i] = numeric::load(H::Q::at(cta) + ((i64)token * H::heads + head) * H::head_dim + i % H::head_dim);
+    ptx::sync_cta(); // nobody reads the previous unit's states any more
+    Core core;
+    core.stage(cta, u);
+    u8 *fresh = (u8 *)States<H>::warp(cta, 0);
+    int cached = (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows, blocks = cached;
+    if (H::fresh_rows && u.chunk == u.chunks - 1) {
+      stage_fresh<H>(cta, u, fresh);
+      if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
     }
     ptx::sync_cta();
-    core::PairState<H> state[kPairs];
-#pragma unroll
-    for (int p = 0; p < kPairs; p++) state[p].clear();
-    float scale = H::kv_scales < 0 ? H::scale() : H::scale() * ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[0];
-    for (int row = u.row_begin; row < u.row_end; row += H::block_rows) {
-      int rows = u.row_end - row < H::block_rows ? u.row_end - row : H::block_rows;
-      const u8 *k = ring.wait(0), *v = ring.wait(1);
-      core::attend<H>(queries, (const typename H::Row *)k, (const typename H::Row *)v, H::head_dim, row, rows,
-                      u.context + u.tile * kPairs / H::group, u.tile * kPairs % H::group, pairs, scale, state);
+    core.open(cta, u);
+#pragma unroll 1
+    for (int block = 0; block < blocks; block++) {
+      int row = u.row_begin + block * H::block_rows, end = u.row_end;
+      const u8 *k = nullptr, *v = nullptr;
+      if (block < cached) {
+        k = ring.wait(0);
+        v = ring.wait(1);
+      } else {
+        int skip = (block - cached) * H::block_rows;
+        k = fresh + skip * H::row_stride;
+        v = k + u.tokens * H::row_stride;
+        row = u.context + skip;
+        end = u.context + u.tokens;
+      }
+      core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
+      if (block >= cached) continue;
 #pragma unroll 1
       for (int half = 0; half < 2; half++) {
         ring.release();
-        stream::advance<Program>(cta, ring);
+        stream::advance_inline<Program, typename H::L>(cta);
       }
     }
-    if (H::fresh_rows && u.chunk == u.chunks - 1 && cta.warp == H::warps - 1) {
-      i64 at = ((i64)u.first_token * H::kv_heads + u.head) * H::head_dim;
-      core::attend<H>(queries, H::Fresh::at(cta) + at, H::FreshV::at(cta) + at, H::kv_heads * H::head_dim, u.context, u.tokens,
-                      u.context + u.tile * kPairs / H::group, u.tile * kPairs % H::group, pairs, scale, state);
+    ptx::sync_cta();
+    constexpr int half = H::warps / 2;
+    float *mine = States<H>::warp(cta, cta.warp % half);
+    if (cta.warp >= half) core.store(cta, mine);
+    ptx::sync_cta();
+    if (cta.warp < half) {
+      core.merge(cta, mine);
+      ptx::sync_warp();
+      core.store(cta, mine);
     }
-#pragma unroll 1
-    for (int half = H::warps / 2; half >= 1; half /= 2) {
-      ptx::sync_cta();
-      if (cta.warp >= half && cta.warp < 2 * half) {
-#pragma unroll
-        for (int p = 0; p < kPairs; p++)
-          if (p < pairs) state[p].store(states + ((cta.warp - half) * kPairs + p) * stride);
-      }
-      ptx::sync_cta();
-      if (cta.warp < half) {
-#pragma unroll
-        for (int p = 0; p < kPairs; p++)
-          if (p < pairs) {
-            core::PairState<H> other;
-            other.load(states + (cta.warp * kPairs + p) * stride);
-            state[p].merge(other);
-          }
-      }
-    }
-    if (cta.warp == 0) finish_chunk<H>(cta, u, pairs, state);
+    ptx::sync_cta();
+    merge<H>(cta, u);
   }
 }
 

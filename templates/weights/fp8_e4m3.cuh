@@ -7,6 +7,8 @@ namespace weights {
 
 struct fp8_e4m3 {
   enum : int { granule_bytes = 1024 };
+  static constexpr bool f16_operand = true; ///< math = fast multiplies f16, else bf16
+  PHASEC_DEVICE static float unit() { return 1.0f; } ///< ... with its values divided by this
   PHASEC_DEVICE static int offset(int row, int k) { return ((row >> 3) * 32 + owner(row, k)) * 16 + (k & 15); }
   /// Packer: stores the 8-bit code of (row, k).
   PHASEC_DEVICE static void put(u8 *granule, int row, int k, u32 code) { granule[offset(row, k)] = u8(code); }

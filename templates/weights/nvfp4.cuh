@@ -4,7 +4,7 @@
 // of four codes each ("pack-R"): (sign bit | magnitude bits)  v0 = 15 | 11:9, v1 = 12 | 8:6, v2 = 14 | 5:3, v3 = 13 | 2:0.
 // v0, v1 are rows r, r + 8 of the first pair of k, v2, v3 of the second. One mask, or two masks and two shifts, turn a word
 // into f16 pairs that hold the values times 2^-14.
-// The scales of rows r and r + 8 stand together: 8 bytes, four blocks of r, then four of r + 8.
+// The scales of rows r and r + 8 of a block stand together, in the order of the lanes that own the block.
 #pragma once
 #include "layout.cuh"
 
@@ -12,6 +12,8 @@ namespace weights {
 
 struct nvfp4 {
   enum : int { granule_bytes = 576, codes_bytes = 512 };
+  static constexpr bool f16_operand = true; ///< math = fast multiplies f16, else bf16
+  PHASEC_DEVICE static float unit() { return 16384.0f; } ///< ... with its values divided by this
 
   struct Place {
     int word, sign, magnitude; ///< u32 index and bit positions
@@ -31,7 +33,7 @@ struct nvfp4 {
     u32 word = ((const u32 *)granule)[p.word];
     return (((word >> p.sign) & 1u) << 3) | ((word >> p.magnitude) & 7u);
   }
-  PHASEC_DEVICE static int scale_offset(int row, int k) { return codes_bytes + (row & 7) * 8 + (row >> 3) * 4 + (k >> 4); }
+  PHASEC_DEVICE static int scale_offset(int row, int k) { return codes_bytes + owner(row, k) * 2 + (row >> 3); }
 };
 
 } // namespace weights

@@ -38,6 +38,12 @@ Element element(const std::string &dtype, const void *data, size_t index) {
 
 } // namespace
 
+std::vector<double> decode(const std::string &dtype, const void *from, size_t n) {
+  std::vector<double> values(n);
+  for (size_t i = 0; i < n; ++i) values[i] = element(dtype, from, i).value;
+  return values;
+}
+
 Comparison compare(const std::string &dtype, const void *a, const void *b, size_t n) {
   const double infinity = std::numeric_limits<double>::infinity();
   Comparison out;

@@ -92,6 +92,7 @@ struct Comparison {
 
 // n elements of dtype "f32", "bf16", "fp8_e4m3" or "f64".
 Comparison compare(const std::string &dtype, const void *a, const void *b, size_t n);
+std::vector<double> decode(const std::string &dtype, const void *from, size_t n);
 
 } // namespace phasec_reference
 

@@ -29,7 +29,7 @@ template <class G> std::vector<gemv::Units> owners(int ctas) {
     Cta cta{};
     cta.cta = c;
     cta.ctas = ctas;
-    gemv::Units u = gemv::units<G>(cta);
+    gemv::Units u = gemv::share_units<G>(cta);
     REQUIRE(u.begin <= u.end);
     REQUIRE(u.end <= G::tiles * G::slots);
     for (int i = u.begin; i < u.end; i++) owned[size_t(i)]++;

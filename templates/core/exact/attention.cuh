@@ -1,86 +1,108 @@
-// attention.cuh (exact): softmax(q k) v one row at a time, in row order, with a running maximum (Milakov and Gimelshein,
-// 2018): every rounding has its place. Scores are in units of log2.
+// attention.cuh (exact): softmax(q k) v one row at a time, in row order, with a running maximum: every rounding has its
+// place. Scores are in units of log2.
 #pragma once
-#include "../../numeric.cuh"
+#include "../../phases/attn.cuh"
 
 namespace core {
 
-/// The state of one (token, query head) pair: maximum, sum, weighted values. Lane l holds dims l, l + 32, ...
-template <class H> struct PairState {
-  static constexpr int values = (H::head_dim + 31) / 32;
-  float max, sum, acc[values];
+/// Eight pairs of one warp. Lane l holds dims l, l + 32, ... of each; in memory a pair's dims follow one another.
+template <class H> struct Attention {
+  static constexpr int pairs_max = attn::kPairs, lane_dims = (H::head_dim + 31) / 32, values = pairs_max * H::head_dim;
+  float max[pairs_max], sum[pairs_max], acc[pairs_max][lane_dims];
+  const float *queries;
+  float score_scale;
+  int position, pair0, pairs; ///< of the tile's first token; its first pair within that token
 
-  PHASEC_DEVICE void clear() {
-    max = -math::infinity();
-    sum = 0.0f;
-#pragma unroll
-    for (int j = 0; j < values; j++) acc[j] = 0.0f;
-  }
-  /// To and from head_dim + 2 floats: max, sum, acc. One warp.
-  PHASEC_DEVICE void store(float *to) const {
-    int lane = ptx::lane();
-    if (lane == 0) {
-      to[0] = max;
-      to[1] = sum;
+  PHASEC_DEVICE static int pair(int i) { return i / H::head_dim; }
+  PHASEC_DEVICE static int dim(int i) { return i % H::head_dim; }
+
+  /// Queries as fp32 [pairs][head_dim]. All threads.
+  PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
+    float *to = (float *)(cta.shared + H::queries_offset);
+    for (int i = ptx::thread(); i < u.pairs * H::head_dim; i += H::threads) {
+      int p = u.tile * pairs_max + i / H::head_dim, token = u.first_token + p / H::group, head = u.head * H::group + p % H::group;
+      to[i] = numeric::load(H::Q::at(cta) + ((i64)token * H::heads + head) * H::head_dim + i % H::head_dim);
     }
-#pragma unroll
-    for (int j = 0; j < values; j++)
-      if (lane + 32 * j < H::head_dim) to[2 + lane + 32 * j] = acc[j];
   }
-  PHASEC_DEVICE void load(const float *from) {
-    max = from[0];
-    sum = from[1];
+  PHASEC_DEVICE void open(const Cta &cta, const attn::Unit &u) {
+    queries = (const float *)(cta.shared + H::queries_offset);
+    float scale = H::scale();
+    if (H::kv_scales >= 0) scale = scale * ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[0];
+    score_scale = scale * math::kLog2e;
+    position = u.context + u.tile * pairs_max / H::group;
+    pair0 = u.tile * pairs_max % H::group;
+    pairs = u.pairs;
 #pragma unroll
-    for (int j = 0; j < values; j++) acc[j] = ptx::lane() + 32 * j < H::head_dim ? from[2 + ptx::lane() + 32 * j] : 0.0f;
+    for (int p = 0; p < pairs_max; p++) {
+      max[p] = -math::infinity();
+      sum[p] = 0.0f;
+#pragma unroll
+      for (int j = 0; j < lane_dims; j++) acc[p][j] = 0.0f;
+    }
   }
-  /// Appends the rows of `later`, which follow this state's rows.
-  PHASEC_DEVICE void merge(const PairState &later) {
-    float m = max < later.max ? later.max : max;
-    if (m == -math::infinity()) return;
-    float fa = math::exp2(max - m), fb = math::exp2(later.max - m);
-    sum = ptx::fma(later.sum, fb, sum * fa);
+  /// Appends rows row0 .. row0 + rows - 1. A pair sees the rows up to its own token's position. One warp.
+  PHASEC_DEVICE void attend(const Cta &cta, const u8 *k, const u8 *v, int row0, int rows) {
+#pragma unroll 1
+    for (int r = 0; r < rows; r++, k += H::row_stride, v += H::row_stride) {
+      float kr[lane_dims], vr[lane_dims];
 #pragma unroll
-    for (int j = 0; j < values; j++) acc[j] = ptx::fma(later.acc[j], fb, acc[j] * fa);
-    max = m;
+      for (int j = 0; j < lane_dims; j++) {
+        int d = cta.lane + 32 * j;
+        kr[j] = d < H::head_dim ? numeric::load((const typename H::Row *)k + d) : 0.0f;
+        vr[j] = d < H::head_dim ? numeric::load((const typename H::Row *)v + d) : 0.0f;
+      }
+#pragma unroll
+      for (int p = 0; p < pairs_max; p++) {
+        if (p >= pairs || row0 + r > position + (pair0 + p) / H::group) continue;
+        float dot = 0.0f;
+#pragma unroll
+        for (int j = 0; j < lane_dims; j++)
+          if (cta.lane + 32 * j < H::head_dim) dot = ptx::fma(queries[p * H::head_dim + cta.lane + 32 * j], kr[j], dot);
+        append(p, ptx::butterfly_sum(dot) * score_scale, vr);
+      }
+    }
   }
-  /// Appends one row with score s and this lane's values v.
-  PHASEC_DEVICE void append(float s, const float *v) {
-    float m = max < s ? s : max;
-    float alpha = math::exp2(max - m), p = math::exp2(s - m);
-    sum = ptx::fma(sum, alpha, p);
+  /// Appends the state that `from` holds, whose rows follow this one's. One warp.
+  PHASEC_DEVICE void merge(const Cta &cta, const float *from) {
 #pragma unroll
-    for (int j = 0; j < values; j++) acc[j] = ptx::fma(p, v[j], acc[j] * alpha);
-    max = m;
+    for (int p = 0; p < pairs_max; p++) {
+      if (p >= pairs) break;
+      float m = max[p] < from[2 * p] ? from[2 * p] : max[p];
+      if (m == -math::infinity()) continue;
+      float fa = math::exp2(max[p] - m), fb = math::exp2(from[2 * p] - m);
+      sum[p] = ptx::fma(from[2 * p + 1], fb, sum[p] * fa);
+#pragma unroll
+      for (int j = 0; j < lane_dims; j++)
+        if (cta.lane + 32 * j < H::head_dim) acc[p][j] = ptx::fma(from[at(p, cta.lane + 32 * j)], fb, acc[p][j] * fa);
+      max[p] = m;
+    }
+  }
+  PHASEC_DEVICE void store(const Cta &cta, float *to) const {
+#pragma unroll
+    for (int p = 0; p < pairs_max; p++) {
+      if (p >= pairs) break;
+      if (cta.lane == 0) {
+        to[2 * p] = max[p];
+        to[2 * p + 1] = sum[p];
+      }
+#pragma unroll
+      for (int j = 0; j < lane_dims; j++)
+        if (cta.lane + 32 * j < H::head_dim) to[at(p, cta.lane + 32 * j)] = acc[p][j];
+    }
+    ptx::sync_warp();
+  }
+
+private:
+  PHASEC_DEVICE static int at(int p, int d) { return attn::States<H>::kHead + p * H::head_dim + d; }
+
+  PHASEC_DEVICE void append(int p, float s, const float *v) {
+    float m = max[p] < s ? s : max[p];
+    float alpha = math::exp2(max[p] - m), weight = math::exp2(s - m);
+    sum[p] = ptx::fma(sum[p], alpha, weight);
+#pragma unroll
+    for (int j = 0; j < lane_dims; j++) acc[p][j] = ptx::fma(weight, v[j], acc[p][j] * alpha);
+    max[p] = m;
   }
 };
-
-/// Appends rows row0 .. row0 + rows - 1 (K and V `stride` elements apart) to the states of `pairs` pairs. Pair p is token
-/// (pair0 + p) / group of its tile, whose first token is at `position`: it sees the rows up to its own position.
-template <class H>
-PHASEC_DEVICE void attend(const float *queries, const typename H::Row *k, const typename H::Row *v, int stride, int row0,
-                          int rows, int position, int pair0, int pairs, float scale, PairState<H> *state) {
-  constexpr int values = PairState<H>::values;
-  float score_scale = scale * math::kLog2e;
-  int lane = ptx::lane();
-#pragma unroll 1
-  for (int r = 0; r < rows; r++) {
-    float kr[values], vr[values];
-#pragma unroll
-    for (int j = 0; j < values; j++) {
-      bool in = lane + 32 * j < H::head_dim;
-      kr[j] = in ? numeric::load(k + (i64)r * stride + lane + 32 * j) : 0.0f;
-      vr[j] = in ? numeric::load(v + (i64)r * stride + lane + 32 * j) : 0.0f;
-    }
-#pragma unroll
-    for (int p = 0; p < 8; p++) {
-      if (p >= pairs || row0 + r > position + (pair0 + p) / H::group) continue;
-      float dot = 0.0f;
-#pragma unroll
-      for (int j = 0; j < values; j++)
-        if (lane + 32 * j < H::head_dim) dot = ptx::fma(queries[p * H::head_dim + lane + 32 * j], kr[j], dot);
-      state[p].append(ptx::butterfly_sum(dot) * score_scale, vr);
-    }
-  }
-}
 
 } // namespace core

@@ -1,0 +1,230 @@
+// attention.cuh (fast): softmax(q k) v sixteen rows at a time on the tensor cores, with a running maximum (Dao, 2022). K is
+// the A operand (16 rows), the eight queries are B; then V transposed is A (16 dims), the weights are B. fp8 rows become f16,
+// and each query has a power of two of its own so that f16 covers bf16's range; bf16 rows meet bf16. Scores are in units of
+// log2.
+#pragma once
+#include "../../phases/attn.cuh"
+#include "float16.cuh"
+
+namespace core {
+
+template <class H> struct Attention {
+  static constexpr bool f16 = sizeof(typename H::Row) == 1;
+  static constexpr int per_word = 4 / int(sizeof(typename H::Row)), per_chunk = 4 * per_word; ///< elements of 4 and 16 bytes
+  static constexpr int chunks = H::row_bytes / 16;        ///< 16-byte pieces of a row
+  static constexpr int k_groups = (chunks + 3) / 4;       ///< four lanes take a chunk each
+  static constexpr int v_groups = (chunks + 15) / 16;     ///< sixteen rows of an mma take a chunk each
+  static constexpr int query_stride = k_groups * 4 * per_chunk + 8; ///< 16-bit values; the pad spreads pairs over banks
+  static constexpr int values = v_groups * per_chunk * 128;
+
+  float acc[v_groups][per_chunk][4]; ///< [..][t]: dims t of chunks g and g + 8, of pairs 2 own and + 1
+  float max[2], sum[2];              ///< of pairs 2 own and + 1; sums are this lane's rows only
+  float score_scale[2];
+  int limit[2];                      ///< the last row that they see
+  int g, own;                        ///< lane / 4, lane % 4
+
+  // In memory: [group][t][lane][4].
+  PHASEC_DEVICE static int pair(int i) { return (i / 4 % 4) * 2 + i % 2; }
+  PHASEC_DEVICE static int dim(int i) {
+    int group = i / (per_chunk * 128), t = i / 128 % per_chunk, g = i / 16 % 8, half = i / 2 % 2;
+    return (group * 16 + half * 8 + g) * per_chunk + t;
+  }
+
+  /// The query of a pair as 16-bit floats, and the factor of its scores. A warp a pair.
+  PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
+    u16 *to = (u16 *)(cta.shared + H::queries_offset);
+    float *factors = (float *)(to + attn::kPairs * query_stride);
+    constexpr int lane_dims = (query_stride + 31) / 32;
+    for (int p = cta.warp; p < attn::kPairs; p += H::warps) {
+      int pair = u.tile * attn::kPairs + (p < u.pairs ? p : 0);
+      const bf16 *from = H::Q::at(cta) + ((i64)(u.first_token + pair / H::group) * H::heads + u.head * H::group + pair % H::group) * H::head_dim;
+      float x[lane_dims], amax = 0.0f;
+#pragma unroll
+      for (int j = 0; j < lane_dims; j++) {
+        int d = cta.lane + 32 * j;
+        x[j] = d < H::head_dim && p < u.pairs ? numeric::load(from + d) : 0.0f;
+        amax = ptx::max(amax, ptx::abs(x[j]));
+      }
+      float power = f16 ? float16::power_for(ptx::butterfly_max(amax)) : 1.0f;
+#pragma unroll
+      for (int j = 0; j < lane_dims; j++)
+        if (cta.lane + 32 * j < query_stride)
+          to[p * query_stride + cta.lane + 32 * j] = u16(f16 ? ptx::to_f16x2(x[j] * power, 0.0f) : ptx::to_bf16x2(x[j], 0.0f));
+      if (cta.lane == 0) factors[p] = H::scale() * math::kLog2e * float16::inverse(power);
+    }
+  }
+
+  PHASEC_DEVICE void open(const Cta &cta, const attn::Unit &u) {
+    g = cta.lane >> 2;
+    own = cta.lane & 3;
+    const float *factors = (const float *)((const u16 *)(cta.shared + H::queries_offset) + attn::kPairs * query_stride);
+    float k_scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[0];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      int pair = 2 * own + c;
+      limit[c] = pair < u.pairs ? u.context + (u.tile * attn::kPairs + pair) / H::group : -1;
+      score_scale[c] = factors[pair] * k_scale;
+      max[c] = -math::infinity();
+      sum[c] = 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < v_groups; i++)
+#pragma unroll
+      for (int t = 0; t < per_chunk; t++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) acc[i][t][c] = 0.0f;
+  }
+
+  /// Appends at most sixteen rows from row0 on. One warp.
+  PHASEC_DEVICE void attend(const Cta &cta, const u8 *k, const u8 *v, int row0, int rows) {
+    float s[4] = {};
+    scores(cta, k, s);
+    float alpha[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      float low = g < rows && row0 + g <= limit[c] ? s[c] * score_scale[c] : -math::infinity();
+      float high = g + 8 < rows && row0 + g + 8 <= limit[c] ? s[c + 2] * score_scale[c] : -math::infinity();
+      float m = ptx::max(max[c], ptx::max(low, high));
+#pragma unroll
+      for (int lanes = 4; lanes <= 16; lanes *= 2) m = ptx::max(m, ptx::from_bits(ptx::shfl_xor(ptx::bits(m), lanes)));
+      float base = m == -math::infinity() ? 0.0f : m;
+      alpha[c] = math::exp2(max[c] - base);
+      max[c] = m;
+      s[c] = math::exp2(low - base);
+      s[c + 2] = math::exp2(high - base);
+      sum[c] = ptx::fma(sum[c], alpha[c], s[c] + s[c + 2]);
+    }
+    scale(alpha);
+    u32 low = f16 ? ptx::to_f16x2(s[0], s[1]) : ptx::to_bf16x2(s[0], s[1]);
+    u32 high = f16 ? ptx::to_f16x2(s[2], s[3]) : ptx::to_bf16x2(s[2], s[3]);
+    weigh(v, rows, ptx::transpose(low), ptx::transpose(high));
+  }
+
+  /// Appends the state that `from` holds. One warp; store() has added up the sums there.
+  PHASEC_DEVICE void merge(const Cta &cta, const float *from) {
+    float fb[2], fa[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      float other = from[2 * (2 * own + c)], m = ptx::max(max[c], other), base = m == -math::infinity() ? 0.0f : m;
+      fa[c] = math::exp2(max[c] - base);
+      fb[c] = math::exp2(other - base);
+      sum[c] = sum[c] * fa[c] + (g == 0 ? from[2 * (2 * own + c) + 1] * fb[c] : 0.0f);
+      max[c] = m;
+    }
+    scale(fa);
+#pragma unroll
+    for (int i = 0; i < v_groups; i++)
+#pragma unroll
+      for (int t = 0; t < per_chunk; t++) {
+        Words4 other = ((const Words4 *)(from + attn::States<H>::kHead))[(i * per_chunk + t) * 32 + cta.lane];
+#pragma unroll
+        for (int c = 0; c < 4; c++) acc[i][t][c] = ptx::fma(ptx::from_bits(other.word[c]), fb[c % 2], acc[i][t][c]);
+      }
+  }
+
+  PHASEC_DEVICE void store(const Cta &cta, float *to) const {
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      float all = sum[c];
+#pragma unroll
+      for (int lanes = 4; lanes <= 16; lanes *= 2) all = all + ptx::from_bits(ptx::shfl_xor(ptx::bits(all), lanes));
+      if (g == 0) {
+        to[2 * (2 * own + c)] = max[c];
+        to[2 * (2 * own + c) + 1] = all;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < v_groups; i++)
+#pragma unroll
+      for (int t = 0; t < per_chunk; t++) {
+        Words4 w;
+#pragma unroll
+        for (int c = 0; c < 4; c++) w.word[c] = ptx::bits(acc[i][t][c]);
+        ((Words4 *)(to + attn::States<H>::kHead))[(i * per_chunk + t) * 32 + cta.lane] = w;
+      }
+    ptx::sync_warp();
+  }
+
+private:
+  PHASEC_DEVICE void scale(const float (&by)[2]) {
+#pragma unroll
+    for (int i = 0; i < v_groups; i++)
+#pragma unroll
+      for (int t = 0; t < per_chunk; t++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) acc[i][t][c] = acc[i][t][c] * by[c % 2];
+  }
+
+  PHASEC_DEVICE static void multiply(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    if constexpr (f16) ptx::mma_f16(c, a, b0, b1);
+    else ptx::mma_bf16(c, a, b0, b1);
+  }
+
+  /// s = q k of rows g and g + 8 with pairs 2 own and + 1.
+  PHASEC_DEVICE void scores(const Cta &cta, const u8 *k, float (&s)[4]) const {
+    const u16 *q = (const u16 *)(cta.shared + H::queries_offset) + g * query_stride;
+#pragma unroll
+    for (int j = 0; j < k_groups; j++) {
+      // Neighbouring chunks for the four lanes, or every other one where rows are long enough to spread them over banks.
+      int chunk = chunks % 8 ? 4 * j + own : 8 * (j / 2) + 2 * own + j % 2;
+      Words4 low = {}, high = {};
+      if (chunks % 4 == 0 || chunk < chunks) {
+        low = *(const Words4 *)(k + g * H::row_stride + chunk * 16);
+        high = *(const Words4 *)(k + (g + 8) * H::row_stride + chunk * 16);
+      }
+      const Words4 *b = (const Words4 *)(q + chunk * per_chunk);
+#pragma unroll
+      for (int m = 0; m < per_word; m += 2) {
+        Words4 x = b[m / 2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          if constexpr (f16) {
+            u32 w = low.word[m + half], w8 = high.word[m + half];
+            multiply(s, {ptx::e4m3x2_to_f16x2(w), ptx::e4m3x2_to_f16x2(w8), ptx::e4m3x2_to_f16x2(w >> 16), ptx::e4m3x2_to_f16x2(w8 >> 16)},
+                     x.word[2 * half], x.word[2 * half + 1]);
+          } else {
+            multiply(s, {low.word[2 * half], high.word[2 * half], low.word[2 * half + 1], high.word[2 * half + 1]},
+                     x.word[2 * half], x.word[2 * half + 1]);
+          }
+        }
+      }
+    }
+  }
+
+  /// Half a chunk of a row; zero for rows and chunks that are not there.
+  PHASEC_DEVICE static Words2 half_chunk(const u8 *v, int rows, int row, int chunk, int half) {
+    if (row >= rows || (chunks % 16 && chunk >= chunks)) return Words2{};
+    return *(const Words2 *)(v + row * H::row_stride + chunk * 16 + half * 8);
+  }
+  /// The e-th element of a word of two rows as a pair of 16-bit floats.
+  PHASEC_DEVICE static u32 pair_rows(u32 even, u32 odd, int e) {
+    if constexpr (!f16) return ptx::permute(even, odd, e ? 0x7632u : 0x5410u);
+    u32 two = ptx::permute(even, odd, e < 2 ? 0x5140u : 0x7362u);
+    return ptx::e4m3x2_to_f16x2(e % 2 ? two >> 16 : two);
+  }
+
+  /// acc += V^T p, p being the weights of rows 2 own, + 1 (low) and + 8, + 9 (high) for pair g.
+  PHASEC_DEVICE void weigh(const u8 *v, int rows, u32 low, u32 high) {
+    int row = 2 * own;
+#pragma unroll
+    for (int i = 0; i < v_groups; i++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        Words2 x[2][4]; // of chunks g and g + 8: rows 2 own, + 1, + 8, + 9
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+#pragma unroll
+          for (int r = 0; r < 4; r++) x[c][r] = half_chunk(v, rows, row + r % 2 + r / 2 * 8, i * 16 + c * 8 + g, half);
+#pragma unroll
+        for (int t = 0; t < 2 * per_word; t++) {
+          int w = t / per_word, e = t % per_word;
+          multiply(acc[i][half * 2 * per_word + t],
+                   {pair_rows(x[0][0].word[w], x[0][1].word[w], e), pair_rows(x[1][0].word[w], x[1][1].word[w], e),
+                    pair_rows(x[0][2].word[w], x[0][3].word[w], e), pair_rows(x[1][2].word[w], x[1][3].word[w], e)},
+                   low, high);
+        }
+      }
+  }
+};
+
+} // namespace core

@@ -1,0 +1,20 @@
+// fp8_e4m3.cuh (fast): e4m3 weights become f16 pairs, exactly.
+#pragma once
+#include "../../weights/fp8_e4m3.cuh"
+#include "segment.cuh"
+
+namespace weights {
+
+PHASEC_DEVICE core::Fragments fragments(fp8_e4m3, const u8 *granule, int lane) {
+  const Words4 *from = (const Words4 *)granule + lane;
+  Words4 w = from[0], w8 = from[32]; // rows r, r + 8
+  core::Fragments f;
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    f.a[j][0] = ptx::e4m3x2_to_f16x2(w.word[j]), f.a[j][1] = ptx::e4m3x2_to_f16x2(w8.word[j]);
+    f.a[j][2] = ptx::e4m3x2_to_f16x2(w.word[j] >> 16), f.a[j][3] = ptx::e4m3x2_to_f16x2(w8.word[j] >> 16);
+  }
+  return f;
+}
+
+} // namespace weights

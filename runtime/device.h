@@ -22,6 +22,8 @@ struct DeviceInfo {
   int sms = 0;        ///< CTAs that fill the device with one CTA per SM
   int64_t shared_bytes_max = 0; ///< dynamic shared memory one CTA may opt in to
   bool cooperative = false;
+  int64_t l2_bytes = 0;                             ///< 0 for sim, and so are the clocks
+  int sm_khz_max = 0, memory_khz_max = 0;
 };
 
 struct LaunchShape {
@@ -59,6 +61,12 @@ public:
   virtual Status upload(DevicePtr to, const void *from, int64_t bytes) = 0;
   virtual Status download(void *to, DevicePtr from, int64_t bytes) = 0;
   virtual Status fill(DevicePtr to, uint8_t value, int64_t bytes) = 0;
+  /// From one place of the device's memory to another; they do not overlap.
+  virtual Status copy(DevicePtr to, DevicePtr from, int64_t bytes) {
+    std::vector<uint8_t> between(static_cast<size_t>(bytes));
+    PHASEC_TRY(download(between.data(), from, bytes));
+    return upload(to, between.data(), bytes);
+  }
 
   /// Loads an artefact: a cubin for cuda, a shared object for sim. `entry` is the kernel's unmangled name.
   virtual Result<std::unique_ptr<LoadedKernel>> load(const std::vector<uint8_t> &image, const std::string &entry) = 0;

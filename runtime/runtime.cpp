@@ -18,6 +18,14 @@ namespace phasec {
 using detail::KernelState;
 using detail::RuntimeState;
 
+NvrtcSearch detail::nvrtcSearch(const RuntimeOptions &o) {
+  NvrtcSearch search;
+  search.explicit_path = o.nvrtc_path;
+  search.loader_dirs = o.loader_dirs;
+  search.site_packages = o.site_packages;
+  return search;
+}
+
 CompileOptions detail::compileOptions(const Plan &plan) {
   CompileOptions options;
   options.exact = plan.schedule.word("math") == "exact";
@@ -27,17 +35,10 @@ CompileOptions detail::compileOptions(const Plan &plan) {
 namespace {
 
 using detail::compileOptions;
+using detail::nvrtcSearch;
 
 double microsecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
-}
-
-NvrtcSearch nvrtcSearch(const RuntimeOptions &o) {
-  NvrtcSearch search;
-  search.explicit_path = o.nvrtc_path;
-  search.loader_dirs = o.loader_dirs;
-  search.site_packages = o.site_packages;
-  return search;
 }
 
 /// Everything that is known about a launch before the cache is asked.

@@ -54,6 +54,9 @@ struct BoundState {
   ~BoundState();
 };
 
+/// Where these options look for libnvrtc.
+NvrtcSearch nvrtcSearch(const RuntimeOptions &options);
+
 /// How NVRTC compiles a plan: an ingredient of the key.
 CompileOptions compileOptions(const Plan &plan);
 

@@ -4,6 +4,7 @@
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MemoryBuffer.h"
 
+#include <cmath>
 #include <mutex>
 #include <unistd.h>
 
@@ -127,17 +128,35 @@ void printError(const Status &status) {
 }
 
 void printJson(std::string_view command, llvm::function_ref<void(llvm::json::OStream &)> members) {
-  llvm::json::OStream json(llvm::outs(), 2);
+  llvm::outs() << jsonText(command, members);
+}
+
+std::string jsonText(std::string_view command, llvm::function_ref<void(llvm::json::OStream &)> members) {
+  std::string text;
+  llvm::raw_string_ostream out(text);
+  llvm::json::OStream json(out, 2);
   json.object([&] {
     json.attribute("schema", "phasec." + std::string(command) + "/1");
     members(json);
   });
-  llvm::outs() << "\n";
+  out << "\n";
+  return out.str();
 }
 
 void printResult(const std::string &text) { llvm::outs() << text; }
 
 std::string clean(std::string_view text) { return llvm::json::fixUTF8(llvm::StringRef(text.data(), text.size())); }
+
+llvm::json::Value figure(double value) { return std::isfinite(value) ? llvm::json::Value(value) : llvm::json::Value(nullptr); }
+
+void writeConfig(llvm::json::OStream &json, const Schedule &schedule) {
+  json.attributeObject("config", [&] {
+    for (const KnobInfo &k : knobs()) {
+      if (k.is_int) json.attribute(k.name, schedule.integer(k.name));
+      else json.attribute(k.name, schedule.word(k.name));
+    }
+  });
+}
 
 void writeReasons(llvm::json::OStream &json, const std::vector<Reason> &reasons) {
   json.attributeArray("reasons", [&] {

@@ -57,10 +57,15 @@ void printError(const Status &status);
 
 /// A JSON document on stdout: {"schema": "phasec.<command>/1", ...}.
 void printJson(std::string_view command, llvm::function_ref<void(llvm::json::OStream &)> members);
+std::string jsonText(std::string_view command, llvm::function_ref<void(llvm::json::OStream &)> members);
 /// Text or a JSON value that is already text.
 void printResult(const std::string &text);
 /// Text that came from outside, for JSON: bytes that are no UTF-8 are replaced.
 std::string clean(std::string_view text);
+/// A figure; null when it is no finite number, which JSON lacks.
+llvm::json::Value figure(double value);
+/// "config": {every knob of an effective schedule}.
+void writeConfig(llvm::json::OStream &json, const Schedule &schedule);
 void writeReasons(llvm::json::OStream &json, const std::vector<Reason> &reasons);
 
 /// Reads a whole file. ErrorKind::Io.

@@ -1,9 +1,8 @@
 // doctor.cpp: `phasec doctor`: what works on this machine, every setting with its source, and a remedy for each problem.
 #include "runtime/cli/cli.h"
 
-#include "compiler/nvrtc.h"
-#include "runtime/device.h"
 #include "runtime/sim/compiler.h"
+#include "runtime/state.h"
 
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Format.h"
@@ -47,11 +46,7 @@ void examineDriver(Report &r) {
 
 void examineCompilers(Report &r) {
   const RuntimeOptions &o = r.session.options;
-  NvrtcSearch search;
-  search.explicit_path = o.nvrtc_path;
-  search.loader_dirs = o.loader_dirs;
-  search.site_packages = o.site_packages;
-  auto nvrtc = Nvrtc::open(search);
+  auto nvrtc = Nvrtc::open(detail::nvrtcSearch(o));
   bool explicit_path = !o.nvrtc_path.empty();
   if (!nvrtc) {
     r.add("nvrtc", explicit_path ? "unusable" : "absent", nvrtc.status().text());

@@ -50,7 +50,8 @@ public:
   Result<HostInputs> run() {
     PHASEC_TRY(makeStep());
     makePages();
-    for (size_t i = 0; i < plan_.instances.size(); i++) {
+    size_t instances = options_.instances ? size_t(options_.instances) : plan_.instances.size();
+    for (size_t i = 0; i < instances; i++) {
       layer_ = &module_.layers[plan_.bodies[size_t(plan_.instances[i].body)].layer];
       prefix_ = std::to_string(i) + "/";
       for (ir::ValueId v = 0; v < ir::ValueId(layer_->values.size()); v++) PHASEC_TRY(makeValue(v));
@@ -261,14 +262,19 @@ private:
     if (!type.joint) cache.v = cache.k;
     if (type.dtype == ir::DType::fp8_e4m3)
       for (float &s : cache.scales) s = float(0.02 + 0.06 * random.uniform());
+    uint64_t seed = random.word();
+    // Long contexts are gigabytes: the pages are filled by all processors, each with a generator of its own.
     for (int s = 0; s < in_.sequences(); s++) {
       int rows = appends(v) ? in_.seq_context[size_t(s)] : rowsOf(s);
-      for (int row = 0; row < rows; row++)
-        for (int64_t head = 0; head < cache.heads; head++) {
-          int64_t at = in_.page(s, row, type.page) * cache.page_stride + row % type.page * cache.row_stride + head * cache.head_stride;
-          fillRow(cache.k.data() + at, head_dim, type.dtype, random);
-          fillRow((type.joint ? cache.k.data() + cache.v_offset : cache.v.data()) + at, head_dim, type.dtype, random);
-        }
+      inParallel(size_t((rows + type.page - 1) / type.page), [&](size_t page) {
+        Random of_page(seed + uint64_t(s) * 0x632be59bd9b4e019ull + page * 0x9e3779b97f4a7c15ull);
+        for (int row = int(page) * type.page; row < std::min(rows, int(page + 1) * type.page); row++)
+          for (int64_t head = 0; head < cache.heads; head++) {
+            int64_t at = in_.page(s, row, type.page) * cache.page_stride + row % type.page * cache.row_stride + head * cache.head_stride;
+            fillRow(cache.k.data() + at, head_dim, type.dtype, of_page);
+            fillRow((type.joint ? cache.k.data() + cache.v_offset : cache.v.data()) + at, head_dim, type.dtype, of_page);
+          }
+      });
     }
   }
 

@@ -53,26 +53,30 @@ inline uint16_t toBf16(float value) {
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/// work(0) .. work(count - 1) on all processors.
+template <class Work> void inParallel(size_t count, Work work) {
+  std::atomic<size_t> next{0};
+  auto some = [&] {
+    for (size_t i; (i = next++) < count;) work(i);
+  };
+  size_t threads = std::min<size_t>(count, std::max(1u, std::thread::hardware_concurrency()));
+  std::vector<std::thread> pool;
+  for (size_t t = 1; t < threads; t++) pool.emplace_back(some);
+  some();
+  for (std::thread &t : pool) t.join();
+}
+
 /// Fills `bytes` from words; `make(random)` gives eight bytes. Every 1 MiB has a generator of its own.
 template <class Make> void fillWords(std::vector<uint8_t> &bytes, uint64_t seed, Make make) {
   constexpr size_t kChunk = size_t(1) << 20;
-  size_t chunks = (bytes.size() + kChunk - 1) / kChunk;
-  std::atomic<size_t> next{0};
-  auto work = [&] {
-    for (size_t c; (c = next++) < chunks;) {
-      Random random(seed + c * 0x9e3779b97f4a7c15ull);
-      size_t end = std::min(bytes.size(), (c + 1) * kChunk);
-      for (size_t at = c * kChunk; at < end; at += 8) {
-        uint64_t word = make(random);
-        std::memcpy(bytes.data() + at, &word, std::min<size_t>(8, end - at));
-      }
+  inParallel((bytes.size() + kChunk - 1) / kChunk, [&](size_t chunk) {
+    Random random(seed + chunk * 0x9e3779b97f4a7c15ull);
+    size_t end = std::min(bytes.size(), (chunk + 1) * kChunk);
+    for (size_t at = chunk * kChunk; at < end; at += 8) {
+      uint64_t word = make(random);
+      std::memcpy(bytes.data() + at, &word, std::min<size_t>(8, end - at));
     }
-  };
-  size_t threads = std::min<size_t>(chunks, std::max(1u, std::thread::hardware_concurrency()));
-  std::vector<std::thread> pool;
-  for (size_t t = 1; t < threads; t++) pool.emplace_back(work);
-  work();
-  for (std::thread &t : pool) t.join();
+  });
 }
 
 } // namespace phasec::cli

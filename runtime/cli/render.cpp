@@ -1,8 +1,7 @@
 // render.cpp: `phasec render`: one stage of compilation as text. PTX and resources are compiled afresh, without the cache.
 #include "runtime/cli/cli.h"
 
-#include "compiler/nvrtc.h"
-#include "compiler/plan.h"
+#include "runtime/state.h"
 
 #include "llvm/Config/llvm-config.h"
 #include "llvm/Support/FileSystem.h"
@@ -35,14 +34,6 @@ using OptionalRef = llvm::Optional<llvm::StringRef>;
 #else
 using OptionalRef = std::optional<llvm::StringRef>;
 #endif
-
-NvrtcSearch search(const RuntimeOptions &options) {
-  NvrtcSearch where;
-  where.explicit_path = options.nvrtc_path;
-  where.loader_dirs = options.loader_dirs;
-  where.site_packages = options.site_packages;
-  return where;
-}
 
 Result<CompiledKernel> compile(const Nvrtc &nvrtc, const Layers &layers, const Session &session, const std::string &target) {
   Schedule schedule = session.schedule;
@@ -82,7 +73,7 @@ std::string resourcesText(const std::vector<std::pair<std::string, Result<Compil
 
 /// Every target, or the one of the session. A target that fails stands in the table; the first failure is the result.
 Result<int> renderResources(const Layers &layers, const Session &session) {
-  PHASEC_ASSIGN(std::unique_ptr<Nvrtc> nvrtc, Nvrtc::open(search(session.options)));
+  PHASEC_ASSIGN(std::unique_ptr<Nvrtc> nvrtc, Nvrtc::open(detail::nvrtcSearch(session.options)));
   std::vector<std::string> names = targetFlag() == "all" ? targetNames() : std::vector<std::string>{targetOf(session)};
   std::vector<std::pair<std::string, Result<CompiledKernel>>> compiled;
   for (const std::string &target : names) compiled.emplace_back(target, Status::internal("not compiled"));
@@ -146,7 +137,7 @@ Result<std::string> disassemble(const std::vector<uint8_t> &cubin, const std::st
 }
 
 Result<std::string> compiledText(const Layers &layers, const Session &session) {
-  PHASEC_ASSIGN(std::unique_ptr<Nvrtc> nvrtc, Nvrtc::open(search(session.options)));
+  PHASEC_ASSIGN(std::unique_ptr<Nvrtc> nvrtc, Nvrtc::open(detail::nvrtcSearch(session.options)));
   PHASEC_ASSIGN(CompiledKernel kernel, compile(*nvrtc, layers, session, targetOf(session)));
   if (emit == Emit::Ptx) return std::move(kernel.ptx);
   return disassemble(kernel.cubin, session.options.search_path);

@@ -139,9 +139,9 @@ void writeCheck(llvm::json::OStream &json, const Kernel &kernel, const Outcome &
     bool exact = kernel.plan().schedule.word("math") == "exact";
     if (exact) json.attribute("bit_exact", o.check.bit_exact);
     else json.attribute("bit_exact", nullptr);
-    json.attribute("max_abs", o.check.max_abs);
-    json.attribute("rel_l2", o.check.rel_l2);
-    if (!exact) json.attribute("rel_l2_bound", o.check.rel_l2_bound);
+    json.attribute("max_abs", figure(o.check.max_abs));
+    json.attribute("rel_l2", figure(o.check.rel_l2));
+    if (!exact) json.attribute("rel_l2_bound", figure(o.check.rel_l2_bound));
     json.attributeArray("findings", [&] {
       for (const std::string &f : o.check.findings) json.value(f);
     });
@@ -196,12 +196,7 @@ void printRunJson(const Layers &layers, Runtime &runtime, const Kernel &kernel, 
     json.attribute("device", runtime.device().info().device);
     json.attribute("device_name", runtime.device().info().name);
     json.attribute("target", plan.target->name);
-    json.attributeObject("config", [&] {
-      for (const KnobInfo &k : knobs()) {
-        if (k.is_int) json.attribute(k.name, plan.schedule.integer(k.name));
-        else json.attribute(k.name, plan.schedule.word(k.name));
-      }
-    });
+    writeConfig(json, plan.schedule);
     json.attribute("wo_split", kernel.key().wo_split);
     json.attribute("function_fingerprint", kernel.key().fingerprint.hex());
     json.attribute("source_digest", kernel.sourceDigest());

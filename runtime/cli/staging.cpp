@@ -34,17 +34,44 @@ bool Downloaded::operator==(const Downloaded &other) const {
 
 Result<Staging> Staging::make(const Kernel &kernel, Device &device, const HostInputs &inputs) {
   Staging staging(kernel, device, inputs);
-  for (const BufferSpec &spec : kernel.buffers()) {
-    if (spec.kind == "weight") PHASEC_TRY(staging.addWeight(spec));
-    else if (spec.kind == "cache") PHASEC_TRY(staging.addCache(spec));
-    else PHASEC_TRY(staging.addArray(spec));
-  }
+  PHASEC_TRY(staging.addAll());
   return staging;
 }
 
-Result<DevicePtr> Staging::place(const void *data, size_t bytes) {
+Result<Staging> Staging::replicate(const Kernel &kernel, Device &device, const HostInputs &inputs, const Staging *first) {
+  Staging staging(kernel, device, inputs);
+  staging.replicate_ = true;
+  if (first) {
+    staging.placed_ = first->placed_;
+    staging.images_ = first->images_;
+  }
+  PHASEC_TRY(staging.addAll());
+  return staging;
+}
+
+Status Staging::addAll() {
+  for (const BufferSpec &spec : kernel_.buffers()) {
+    if (spec.kind == "weight") PHASEC_TRY(addWeight(spec));
+    else if (spec.kind == "cache") PHASEC_TRY(addCache(spec));
+    else PHASEC_TRY(addArray(spec));
+  }
+  return {};
+}
+
+Result<DevicePtr> Staging::allocate(size_t bytes) {
   PHASEC_ASSIGN(DevicePtr address, device_->allocate(int64_t(std::max<size_t>(bytes, 16))));
-  if (data) PHASEC_TRY(device_->upload(address, data, int64_t(bytes)));
+  blocks_.push_back(std::unique_ptr<Block>(new Block{device_, address}));
+  return address;
+}
+
+Result<DevicePtr> Staging::place(const std::string &source, const void *data, size_t bytes) {
+  PHASEC_ASSIGN(DevicePtr address, allocate(bytes));
+  if (auto held = placed_.find(source); held != placed_.end()) {
+    PHASEC_TRY(device_->copy(address, held->second, int64_t(bytes)));
+  } else {
+    PHASEC_TRY(device_->upload(address, data, int64_t(bytes)));
+    placed_[source] = address;
+  }
   return address;
 }
 
@@ -60,41 +87,48 @@ Status Staging::addArray(const BufferSpec &spec) {
                                                                          : inputs_->page_table;
     buffer.shape = {int64_t(data.size())};
     if (spec.name == "step.page_table") buffer.shape = {inputs_->sequences(), inputs_->page_stride};
-    PHASEC_ASSIGN(buffer.address, place(data.data(), data.size() * 4));
+    PHASEC_ASSIGN(buffer.address, place(spec.name, data.data(), data.size() * 4));
     buffers_.arrays[spec.name] = std::move(buffer);
     return {};
   }
   if (spec.kind == "output") {
-    PHASEC_ASSIGN(buffer.address, place(nullptr, size_t(count(buffer.shape) * elementBytes(spec.dtype))));
+    PHASEC_ASSIGN(buffer.address, allocate(size_t(count(buffer.shape) * elementBytes(spec.dtype))));
     outputs_.push_back(spec);
   } else {
-    auto found = inputs_->arrays.find(keyOf(spec));
-    if (found == inputs_->arrays.end()) return Status::internal("the kernel asks for " + keyOf(spec) + ", which has no inputs");
-    PHASEC_ASSIGN(buffer.address, place(found->second.data(), found->second.size()));
+    auto found = inputs_->arrays.find(sourceOf(spec));
+    if (found == inputs_->arrays.end()) return Status::internal("the kernel asks for " + sourceOf(spec) + ", which has no inputs");
+    PHASEC_ASSIGN(buffer.address, place(found->first, found->second.data(), found->second.size()));
   }
   buffers_.arrays[keyOf(spec)] = std::move(buffer);
   return {};
 }
 
 Status Staging::addWeight(const BufferSpec &spec) {
-  CheckpointWeight weight;
-  weight.codes = inputs_->arrays.at(keyOf(spec)).data();
-  if (auto scales = inputs_->arrays.find(keyOf(spec) + ".scales"); scales != inputs_->arrays.end()) weight.scales = scales->second.data();
-  PHASEC_ASSIGN(PackedWeight packed, kernel_.pack(std::to_string(spec.instance) + "/" + spec.name, weight));
-  PHASEC_ASSIGN(DevicePtr address, place(packed.bytes.data(), packed.bytes.size()));
-  buffers_.arrays[keyOf(spec)] = {address, spec.dtype, spec.shape, packed.layout};
+  std::string source = sourceOf(spec);
+  PackedWeight packed;
+  if (!placed_.count(source)) {
+    CheckpointWeight weight;
+    weight.codes = inputs_->arrays.at(source).data();
+    if (auto scales = inputs_->arrays.find(source + ".scales"); scales != inputs_->arrays.end()) weight.scales = scales->second.data();
+    PHASEC_ASSIGN(packed, kernel_.pack(std::to_string(spec.instance) + "/" + spec.name, weight));
+    images_[source] = {packed.layout, packed.bytes.size()};
+  }
+  const Image &image = images_.at(source);
+  PHASEC_ASSIGN(DevicePtr address, place(source, packed.bytes.data(), image.bytes));
+  buffers_.arrays[keyOf(spec)] = {address, spec.dtype, spec.shape, image.layout};
   return {};
 }
 
 Status Staging::addCache(const BufferSpec &spec) {
-  const HostCache &host = inputs_->caches.at(keyOf(spec));
+  std::string source = sourceOf(spec);
+  const HostCache &host = inputs_->caches.at(source);
   KvBuffer cache;
-  PHASEC_ASSIGN(cache.k, place(host.k.data(), host.k.size()));
+  PHASEC_ASSIGN(cache.k, place(source, host.k.data(), host.k.size()));
   cache.v = cache.k + uint64_t(host.v_offset);
   if (!host.v.empty()) {
-    PHASEC_ASSIGN(cache.v, place(host.v.data(), host.v.size()));
+    PHASEC_ASSIGN(cache.v, place(source + ".v", host.v.data(), host.v.size()));
   }
-  PHASEC_ASSIGN(cache.scales, place(host.scales, sizeof host.scales));
+  PHASEC_ASSIGN(cache.scales, place(source + ".scales", host.scales, sizeof host.scales));
   cache.page_stride = host.page_stride;
   cache.row_stride = host.row_stride;
   cache.head_stride = host.head_stride;
@@ -112,7 +146,7 @@ Status Staging::wipeOutputs() {
   return {};
 }
 
-Result<Downloaded> Staging::download() const {
+Result<Downloaded> Staging::downloadOutputs() const {
   Downloaded result;
   for (const BufferSpec &spec : outputs_) {
     const Buffer &buffer = buffers_.arrays.at(keyOf(spec));
@@ -132,6 +166,11 @@ Result<Downloaded> Staging::download() const {
     }
     result.outputs.push_back(std::move(out));
   }
+  return result;
+}
+
+Result<Downloaded> Staging::download() const {
+  PHASEC_ASSIGN(Downloaded result, downloadOutputs());
   for (const auto &[name, buffer] : buffers_.caches) {
     HostCache &cache = result.caches[name] = inputs_->caches.at(name);
     PHASEC_TRY(device_->download(cache.k.data(), buffer.k, int64_t(cache.k.size())));

@@ -77,19 +77,23 @@ Result<std::unique_ptr<CudaDevice>> CudaDevice::open(const DriverApi &api, int o
 Status CudaDevice::describe(CuDevice device) {
   constexpr const char *what = "asking what the GPU is";
   char text[256] = {};
-  int version = 0, major = 0, minor = 0, shared = 0, cooperative = 0;
+  int version = 0, major = 0, minor = 0, shared = 0, cooperative = 0, l2 = 0;
   PHASEC_DRIVER_TRY(api_, what, cuDeviceGetName, text, int(sizeof text) - 1, device);
   PHASEC_DRIVER_TRY(api_, what, cuDriverGetVersion, &version);
   PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &info_.sms, kDeviceMultiprocessors, device);
   PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &major, kDeviceMajor, device);
   PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &minor, kDeviceMinor, device);
   PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &shared, kDeviceSharedOptin, device);
+  PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &l2, kDeviceL2Bytes, device);
+  PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &info_.sm_khz_max, kDeviceClockKhz, device);
+  PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &info_.memory_khz_max, kDeviceMemoryClockKhz, device);
   PHASEC_DRIVER_TRY(api_, what, cuDeviceGetAttribute, &cooperative, kDeviceCooperative, device);
   info_.device = "cuda";
   info_.name = text;
   info_.target = targetOf(major, minor);
   info_.driver = "CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
   info_.shared_bytes_max = shared;
+  info_.l2_bytes = l2;
   info_.cooperative = cooperative != 0;
   return {};
 }
@@ -165,6 +169,24 @@ Status CudaDevice::fill(DevicePtr to, uint8_t value, int64_t bytes) {
   PHASEC_DRIVER_TRY(api_, what, cuMemsetD8_v2, to, value, size_t(bytes));
   PHASEC_DRIVER_TRY(api_, what, cuStreamSynchronize, nullptr);
   return {};
+}
+
+Status CudaDevice::copy(DevicePtr to, DevicePtr from, int64_t bytes) {
+  if (bytes == 0) return {};
+  std::string_view what = "copying within the device";
+  ContextScope scope(api_, context_);
+  PHASEC_TRY(scope.status());
+  PHASEC_DRIVER_TRY(api_, what, cuMemcpyDtoD_v2, to, from, size_t(bytes));
+  PHASEC_DRIVER_TRY(api_, what, cuStreamSynchronize, nullptr);
+  return {};
+}
+
+Result<int64_t> CudaDevice::freeBytes() const {
+  ContextScope scope(api_, context_);
+  PHASEC_TRY(scope.status());
+  size_t free = 0, total = 0;
+  PHASEC_DRIVER_TRY(api_, "asking how much device memory is free", cuMemGetInfo_v2, &free, &total);
+  return int64_t(free);
 }
 
 // ---- kernels

@@ -49,6 +49,7 @@ public:
   Status upload(DevicePtr to, const void *from, int64_t bytes) override;
   Status download(void *to, DevicePtr from, int64_t bytes) override;
   Status fill(DevicePtr to, uint8_t value, int64_t bytes) override;
+  Status copy(DevicePtr to, DevicePtr from, int64_t bytes) override;
   Result<std::unique_ptr<LoadedKernel>> load(const std::vector<uint8_t> &image, const std::string &entry) override;
   Status launch(const LoadedKernel &kernel, const LaunchShape &shape, const void *args, size_t args_bytes,
                 StreamHandle stream) override;
@@ -56,6 +57,9 @@ public:
   Status mark(int slot, StreamHandle stream) override;
   Result<double> elapsedMicroseconds(int from_slot, int to_slot) override;
   Result<bool> capturing(StreamHandle stream) const override;
+
+  /// Device memory that nobody has allocated.
+  Result<int64_t> freeBytes() const;
 
   const DriverApi &api() const { return api_; }
   CuContext context() const { return context_; }

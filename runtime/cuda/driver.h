@@ -47,7 +47,10 @@ enum : CuResult {
 /// CUdevice_attribute, CUfunction_attribute, CUlaunchAttributeID, CUstreamCaptureMode and flags, as far as they are
 /// used.
 enum : int {
+  kDeviceClockKhz = 13,
   kDeviceMultiprocessors = 16,
+  kDeviceMemoryClockKhz = 36,
+  kDeviceL2Bytes = 38,
   kDeviceMajor = 75,
   kDeviceMinor = 76,
   kDeviceCooperative = 95,
@@ -95,10 +98,12 @@ static_assert(sizeof(LaunchConfig) == 56 && offsetof(LaunchConfig, attributes) =
   X(cuCtxPushCurrent_v2, (CuContext context))                                                                          \
   X(cuCtxPopCurrent_v2, (CuContext * context))                                                                         \
   X(cuCtxSynchronize, ())                                                                                              \
+  X(cuMemGetInfo_v2, (size_t *free, size_t *total))                                                                    \
   X(cuMemAlloc_v2, (CuAddress * address, size_t bytes))                                                                \
   X(cuMemFree_v2, (CuAddress address))                                                                                 \
   X(cuMemcpyHtoD_v2, (CuAddress to, const void *from, size_t bytes))                                                   \
   X(cuMemcpyDtoH_v2, (void *to, CuAddress from, size_t bytes))                                                         \
+  X(cuMemcpyDtoD_v2, (CuAddress to, CuAddress from, size_t bytes))                                                     \
   X(cuMemsetD8_v2, (CuAddress to, unsigned char value, size_t bytes))                                                  \
   X(cuLibraryLoadData, (CuLibrary * library, const void *image, int *jit_options, void **jit_values,                   \
                         unsigned jit_count, int *options, void **values, unsigned count))                              \

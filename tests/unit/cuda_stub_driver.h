@@ -66,6 +66,14 @@ inline void addStubMemory(cuda::DriverApi &api) {
     std::memcpy(to, stub_driver.memory.at(from).data(), bytes);
     return 0;
   };
+  api.cuMemcpyDtoD_v2 = [](cuda::CuAddress to, cuda::CuAddress from, size_t bytes) {
+    if (int result = stub_driver("cuMemcpyDtoD")) return result;
+    std::memcpy(stub_driver.memory.at(to).data(), stub_driver.memory.at(from).data(), bytes);
+    return 0;
+  };
+  api.cuMemGetInfo_v2 = [](size_t *free, size_t *total) {
+    return *free = 3u << 20, *total = 4u << 20, stub_driver("cuMemGetInfo");
+  };
   api.cuMemsetD8_v2 = [](cuda::CuAddress to, unsigned char value, size_t bytes) {
     if (int result = stub_driver("cuMemsetD8")) return result;
     std::memset(stub_driver.memory.at(to).data(), value, bytes);
@@ -82,7 +90,10 @@ inline void addStubContext(cuda::DriverApi &api) {
     return std::strcpy(name, "Stub 9000"), stub_driver("cuDeviceGetName");
   };
   api.cuDeviceGetAttribute = [](int *value, int attribute, cuda::CuDevice) {
-    const std::map<int, int> values = {{16, stub_driver.sms},
+    const std::map<int, int> values = {{13, 1980000},
+                                       {16, stub_driver.sms},
+                                       {36, 3201000},
+                                       {38, 60 << 20},
                                        {75, stub_driver.major},
                                        {76, stub_driver.minor},
                                        {95, stub_driver.cooperative},

@@ -1,0 +1,182 @@
+// bench_report.cpp: what was measured, as JSON (`phasec.bench/1`), CSV and a table. Ratios stand beside every time.
+#include "runtime/cli/bench.h"
+
+#include "llvm/Support/Format.h"
+
+namespace phasec::cli {
+namespace {
+
+using llvm::format;
+using llvm::json::OStream;
+
+void writeNumbers(OStream &json, llvm::StringRef name, const std::vector<double> &numbers) {
+  json.attributeArray(name, [&] {
+    for (double n : numbers) json.value(n);
+  });
+}
+
+void writeDevice(OStream &json, const DeviceInfo &device) {
+  json.attributeObject("device", [&] {
+    json.attribute("name", device.name);
+    json.attribute("target", device.target);
+    json.attribute("driver", device.driver);
+    json.attribute("sms", device.sms);
+    json.attribute("l2_bytes", device.l2_bytes);
+    json.attribute("sm_mhz_max", device.sm_khz_max / 1000);
+    json.attribute("memory_mhz_max", device.memory_khz_max / 1000);
+  });
+}
+
+void writeCeilings(OStream &json, const Ceilings &c) {
+  json.attributeObject("ceilings", [&] {
+    json.attribute("read_tbs", c.read_tbs);
+    json.attribute("read_bytes", c.read_bytes);
+    json.attribute("read_ctas", c.read_ctas);
+    writeNumbers(json, "read_us", c.read_us);
+    json.attribute("sm_mhz", c.sm_mhz);
+    json.attribute("nothing_us", statistics(c.nothing_us).median);
+    writeNumbers(json, "nothing_samples_us", c.nothing_us);
+  });
+}
+
+void writeGate(OStream &json, const std::optional<Gate> &gate) {
+  if (!gate) return json.attribute("check", nullptr);
+  json.attributeObject("check", [&] {
+    json.attribute("contract", gate->contract);
+    json.attribute("ok", gate->findings.empty());
+    json.attribute("instances", gate->instances);
+    if (gate->contract == "exact") json.attribute("bit_exact", gate->bit_exact);
+    else json.attribute("bit_exact", nullptr);
+    json.attribute("max_abs", figure(gate->max_abs));
+    json.attribute("rel_l2", figure(gate->rel_l2));
+    json.attribute("rel_l2_max", gate->bound);
+    json.attribute("seconds", gate->seconds);
+    json.attributeArray("findings", [&] {
+      for (const std::string &f : gate->findings) json.value(f);
+    });
+  });
+}
+
+void writeTimes(OStream &json, const BenchRow &row) {
+  Statistics s = statistics(row.samples_us);
+  auto figures = [&](llvm::StringRef name, double of) {
+    if (row.samples_us.empty()) return json.attribute(name, nullptr);
+    json.attributeObject(name, [&] {
+      json.attribute("median", s.median / of);
+      json.attribute("min", s.min / of);
+      json.attribute("p99", s.p99 / of);
+      json.attribute("sd", s.deviation / of);
+    });
+  };
+  figures("launch_us", row.launches);
+  figures("layer_us", row.launches * row.instances);
+  bool timed = !row.samples_us.empty();
+  json.attribute("tbs", timed ? llvm::json::Value(row.bytesPerLayer() / row.layerUs(s.median) / 1e6) : llvm::json::Value(nullptr));
+  json.attribute("fraction_of_read", timed ? llvm::json::Value(row.fraction) : llvm::json::Value(nullptr));
+  json.attribute("launches_alike", row.alike);
+  writeNumbers(json, "samples_us", row.samples_us);
+}
+
+void writeRow(OStream &json, const BenchRow &row, const BenchOptions &options) {
+  json.object([&] {
+    json.attribute("tokens", row.tokens);
+    json.attribute("context", row.context);
+    if (!options.sweep_knob.empty()) json.attribute("sweep", row.sweep_value);
+    json.attribute("error", row.error.ok() ? llvm::json::Value(nullptr) : llvm::json::Value(clean(row.error.text())));
+    json.attribute("instances", row.instances);
+    json.attribute("sets", row.sets);
+    json.attribute("launches_per_sample", row.launches);
+    json.attribute("cold", row.cold);
+    json.attribute("weight_bytes", row.instances ? row.bytes.weights / row.instances : 0);
+    json.attribute("kv_bytes", row.instances ? row.bytes.kv / row.instances : 0);
+    json.attribute("grid_ctas", row.ctas);
+    json.attribute("active_wo_ctas", row.active_wo_ctas);
+    json.attribute("gather_ctas", row.gather_ctas);
+    json.attribute("key", row.key);
+    json.attribute("toolchain", row.toolchain);
+    writeConfig(json, row.schedule);
+    auto resources = llvm::json::parse(row.resources);
+    if (resources) json.attribute("resources", *resources);
+    else llvm::consumeError(resources.takeError());
+    writeGate(json, row.gate);
+    writeTimes(json, row);
+  });
+}
+
+std::string checkText(const BenchRow &row) {
+  if (!row.error.ok()) return "error";
+  if (!row.passed() || !row.alike) return "FAILED";
+  if (!row.gate) return "not checked";
+  if (row.gate->contract == "exact") return "bit-exact";
+  std::string text;
+  llvm::raw_string_ostream(text) << format("rel_l2 %.2e", row.gate->rel_l2);
+  return text;
+}
+
+} // namespace
+
+std::string benchJson(const BenchReport &report, const BenchOptions &options, const std::string &command) {
+  return jsonText("bench", [&](OStream &json) {
+    json.attribute("version", PHASEC_VERSION);
+    json.attribute("command", command);
+    json.attribute("file", clean(options.file));
+    json.attribute("layer", report.layer);
+    writeDevice(json, report.device);
+    writeCeilings(json, report.ceilings);
+    if (!options.sweep_knob.empty()) json.attribute("sweep_knob", options.sweep_knob);
+    json.attributeArray("rows", [&] {
+      for (const BenchRow &row : report.rows) writeRow(json, row, options);
+    });
+  });
+}
+
+std::string benchCsv(const BenchReport &report, const BenchOptions &options) {
+  std::string text;
+  llvm::raw_string_ostream out(text);
+  out << "layer,tokens,context," << (options.sweep_knob.empty() ? "" : options.sweep_knob + ",")
+      << "instances,sets,weight_bytes,kv_bytes,layer_us,layer_us_min,layer_us_p99,layer_us_sd,launch_us,tbs,fraction_of_read,check\n";
+  for (const BenchRow &row : report.rows) {
+    out << report.layer << "," << row.tokens << "," << row.context << "," << (options.sweep_knob.empty() ? "" : row.sweep_value + ",") << row.instances
+        << "," << row.sets << ",";
+    if (row.samples_us.empty()) {
+      out << ",,,,,,,,," << checkText(row) << "\n";
+      continue;
+    }
+    Statistics s = statistics(row.samples_us);
+    double layers = row.launches * row.instances;
+    out << row.bytes.weights / row.instances << "," << row.bytes.kv / row.instances
+        << format(",%.3f,%.3f,%.3f,%.3f,", s.median / layers, s.min / layers, s.p99 / layers, s.deviation / layers)
+        << format("%.3f,%.4f,%.4f,", s.median / row.launches, row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction) << checkText(row) << "\n";
+  }
+  return out.str();
+}
+
+std::string benchTable(const BenchReport &report, const BenchOptions &options) {
+  std::string text;
+  llvm::raw_string_ostream out(text);
+  const Ceilings &c = report.ceilings;
+  out << "@" << report.layer << " on " << report.device.name << " (" << report.device.target << ", " << report.device.driver << ")\n"
+      << format("  read ceiling %.3f TB/s (%.1f GiB), SM clock %.0f MHz, ", c.read_tbs, double(c.read_bytes) / double(1 << 30), c.sm_mhz)
+      << format("a launch of nothing %.2f us; medians of %d samples\n", statistics(c.nothing_us).median, options.samples);
+  bool sweeps = !options.sweep_knob.empty();
+  out << "tokens  context ";
+  if (sweeps) out << llvm::right_justify(options.sweep_knob, 10);
+  out << " layers   weights        KV  us/layer       p99      sd  us/launch   TB/s  of read  check\n";
+  for (const BenchRow &row : report.rows) {
+    out << format("%6d %8d ", row.tokens, row.context);
+    if (sweeps) out << llvm::right_justify(row.sweep_value, 10);
+    if (row.samples_us.empty()) {
+      out << "  " << checkText(row) << ": " << (row.error.ok() ? row.passed() ? "launches left different bytes" : row.gate->findings.front() : row.error.text()) << "\n";
+      continue;
+    }
+    Statistics s = statistics(row.samples_us);
+    double layers = row.launches * row.instances;
+    out << format("%7d %6.1f MB %6.1f MB ", row.instances, double(row.bytes.weights) / row.instances / 1e6, double(row.bytes.kv) / row.instances / 1e6)
+        << format("%9.2f %9.2f %7.2f %10.1f ", s.median / layers, s.p99 / layers, s.deviation / layers, s.median / row.launches)
+        << format("%6.3f %8.3f  ", row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction) << checkText(row)
+        << (row.gate && row.gate->instances < row.instances ? " (one instance)" : "") << (row.cold ? "" : ", warm L2") << "\n";
+  }
+  return out.str();
+}
+
+} // namespace phasec::cli

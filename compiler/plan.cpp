@@ -11,7 +11,6 @@ namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
 constexpr int64_t kStageGranules[] = {8, 6, 4}; // eight keep a warp busy for about 0.5 us
-constexpr int64_t kCtaBytes = 128, kCursorBytes = 40; // templates: Cta and Cursor, as shared memory holds them
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 
@@ -24,7 +23,7 @@ int64_t queryBytes(const Attention &a, int64_t head_dim) {
 }
 /// The states of half the warps; before they are stored, this step's K and V rows.
 int64_t stateBytes(const Attention &a, int warps, int tokens) {
-  return std::max<int64_t>(4 * a.state_floats * (warps / 2), 2 * a.row_stride * tokens);
+  return std::max<int64_t>(4 * a.state_floats * ((warps + 1) / 2), 2 * a.row_stride * tokens);
 }
 
 /// The geometry that is tried: everything else follows from it.
@@ -46,11 +45,8 @@ public:
 
   Status run() {
     const Schedule &s = plan_.schedule;
-    std::vector<int> warps = {16, 8, 4, 2};
-    if (int64_t w = s.integer("warps")) {
-      if (w & (w - 1)) return Status::usage("warps = " + std::to_string(w) + ": attention merges warps in a tree; use a power of two");
-      warps = {int(w)};
-    }
+    std::vector<int> warps = {15, 11, 7, 3, 1}; // with the feeder a multiple of four: the SM's schedulers
+    if (int64_t w = s.integer("warps")) warps = {int(w)};
     int stages = 2;
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a warp needs at least two stages (K and V rows are consumed together)");
@@ -128,8 +124,8 @@ private:
 
   bool fits(const Geometry &geometry) {
     int64_t ring = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
-    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + kCtaBytes + cursorsBytes(geometry);
-    for (int fold_buffers : {4, 2}) {
+    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + takenBytes(geometry);
+    for (int fold_buffers : {16, 8, 4, 2}) {
       Need need;
       int64_t available = plan_.target->shared_bytes_max - ring - barriers - 256;
       bool ok = available > 0;
@@ -153,7 +149,7 @@ private:
     return false;
   }
 
-  static int64_t cursorsBytes(const Geometry &geometry) { return align(int64_t(geometry.warps) * kCursorBytes, 128); }
+  static int64_t takenBytes(const Geometry &geometry) { return align(int64_t(geometry.warps) * 4, 128); }
 
   /// The share of units of every step.
   int64_t unitsBytes() const {
@@ -182,9 +178,8 @@ private:
     l.ring = 0;
     l.barriers = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
     l.units = l.barriers + align(int64_t(geometry.warps) * geometry.stages * 8, 128);
-    l.cta = l.units + unitsBytes();
-    l.cursors = l.cta + kCtaBytes;
-    l.fold = l.cursors + cursorsBytes(geometry);
+    l.taken = l.units + unitsBytes();
+    l.fold = l.taken + takenBytes(geometry);
     l.fold_bytes = need.fold;
     l.fold_buffers = fold_buffers;
     l.fold_sync = l.fold + need.fold * fold_buffers;
@@ -194,7 +189,10 @@ private:
     l.bytes = l.operand + need.work();
     for (Body &b : plan_.bodies)
       for (Step &s : b.steps)
-        if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / s.attention.row_stride));
+        if (s.op == ir::Op::attn) {
+          s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / s.attention.row_stride));
+          plan_.stream.pieces_max = std::max(plan_.stream.pieces_max, s.attention.block_rows);
+        }
   }
 
   Plan &plan_;

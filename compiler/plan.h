@@ -104,6 +104,7 @@ struct Stream {
   int warps = 0;             ///< rings per CTA, one per warp
   int stages = 0;            ///< stages per ring
   int64_t stage_bytes = 0;   ///< of one stage: the largest segment or KV block
+  int pieces_max = 1;        ///< copies that fill a stage: KV rows come one by one
   std::vector<int> steps;    ///< steps that stream, in fetch order
 };
 
@@ -212,7 +213,7 @@ struct Instance {
 
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
-  int64_t ring = 0, barriers = 0, units = 0, cta = 0, cursors = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t ring = 0, barriers = 0, units = 0, taken = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
   int64_t fold_bytes = 0; ///< of one fold buffer
   int fold_buffers = 0;
@@ -224,7 +225,8 @@ struct Plan {
   std::vector<Body> bodies;
   std::vector<Instance> instances;
   Stream stream;
-  int tokens_max = 1, warps = 0;
+  int tokens_max = 1, warps = 0; ///< warps that work; one more feeds the stream
+  int threads() const { return (warps + 1) * 32; }
   int ctas_pinned = 0;         ///< 0: a launch value
   SharedLayout shared;
   int64_t workspace_bytes = 0;

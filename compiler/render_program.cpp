@@ -47,10 +47,10 @@ public:
     for (const Step &s : body_.steps) step(out, s);
   }
 
-  void fetchCases(llvm::raw_ostream &out) {
+  void nextCases(llvm::raw_ostream &out) {
     for (const Step &s : body_.steps) {
-      if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": return gemv::fetch<" << name(s) << ">(cta, table, ring);\n";
-      if (s.op == Op::attn) out << "    case " << first_step_ + s.id << ": return attn::fetch<" << name(s) << ">(cta, table, ring);\n";
+      if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": return gemv::next<" << name(s) << ">(cta, table, c, item);\n";
+      if (s.op == Op::attn) out << "    case " << first_step_ + s.id << ": return attn::next<" << name(s) << ">(cta, table, c, item);\n";
     }
   }
 
@@ -337,13 +337,13 @@ private:
     std::string n = name(s);
     switch (s.op) {
     case Op::norm: return "rms::run<" + n + ">(cta);";
-    case Op::attn: return "attn::run<" + n + ", Program>(cta, ring);";
+    case Op::attn: return "attn::run<" + n + ">(cta, ring);";
     case Op::gather: return "gather::run<" + woOf(s) + ", " + n + ">(cta);";
     case Op::wo: {
       bool keep = s.results[0] < 0 || s.gemv.fold == Fold::ElectedCta || s.gemv.fold == Fold::Consumers;
-      return "gemv::run<" + n + ", " + (keep ? "wo::KeepSlots" : "gather::Finish<" + n + "Out>") + ", Program>(cta, ring, folded);";
+      return "gemv::run<" + n + ", " + (keep ? "wo::KeepSlots" : "gather::Finish<" + n + "Out>") + ">(cta, ring, folded);";
     }
-    default: return "gemv::run<" + n + ", " + ir::name(s.op) + "::Finish<" + n + "Out>, Program>(cta, ring, folded);";
+    default: return "gemv::run<" + n + ", " + ir::name(s.op) + "::Finish<" + n + "Out>>(cta, ring, folded);";
     }
   }
 
@@ -428,9 +428,10 @@ private:
     out << "struct Launch {\n  using L = Launch;\n";
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
-    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
+    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes
+        << ", pieces_max = " << plan_.stream.pieces_max << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
-        << ",\n      cta_offset = " << l.cta << ", cursors_offset = " << l.cursors << ", fold_offset = " << l.fold
+        << ", taken_offset = " << l.taken << ", fold_offset = " << l.fold
         << ",\n      fold_buffers = " << l.fold_buffers << ", fold_bytes = " << l.fold_bytes << ", fold_sync_offset = " << l.fold_sync
         << ",\n      scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
     out << "  static constexpr int table_entries = " << plan_.table_entries << ", step_counts = 0, instances = " << plan_.instances.size()
@@ -468,8 +469,8 @@ private:
     out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
     for (BodyText &b : bodies_) b.openCases(out);
     out << "    default: break;\n    }\n  }\n";
-    out << "  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Filler<Launch> &ring) {\n    switch (ring.next.step) {\n";
-    for (BodyText &b : bodies_) b.fetchCases(out);
+    out << "  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {\n    switch (c.step) {\n";
+    for (BodyText &b : bodies_) b.nextCases(out);
     out << "    }\n    return false;\n  }\n";
     for (size_t b = 0; b < bodies_.size(); b++) {
       out << "  // @" << module_.layers[plan_.bodies[b].layer].name << "\n";

@@ -271,7 +271,7 @@ Result<Bound> Kernel::bind(const Buffers &buffers) const {
   PHASEC_ASSIGN(std::vector<uint64_t> table, Binder(*state_, buffers, bound->workspace).run());
   PHASEC_ASSIGN(bound->table, device.allocate(int64_t(table.size()) * 8));
   PHASEC_TRY(device.upload(bound->table, table.data(), int64_t(table.size()) * 8));
-  bound->shape = {ctas(), plan.warps * 32, plan.shared.bytes, true};
+  bound->shape = {ctas(), plan.threads(), plan.shared.bytes, true};
   PHASEC_ASSIGN(int resident, state_->loaded->residentCtas(bound->shape));
   bound->cuts = {callCount(plan)};
   if (resident < bound->shape.ctas || !device.info().cooperative) {

@@ -19,12 +19,10 @@ struct alignas(8) Words2 {
 
 #if defined(__CUDACC__) && !defined(PHASEC_SIM)
 #define PHASEC_DEVICE __device__ __forceinline__
-#define PHASEC_CALLED __device__ __noinline__
 #define PHASEC_TABLE __constant__ const
 #define PHASEC_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #define PHASEC_KERNEL_ENTRY(kernel, args)
 #else
 #define PHASEC_DEVICE inline
-#define PHASEC_CALLED __attribute__((noinline))
 #define PHASEC_TABLE static const
 #endif

@@ -30,14 +30,6 @@ struct Cta {
   PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
 };
 
-/// The CTA as launch::open left it in shared memory, for functions that are called and not inlined.
-template <class L> PHASEC_DEVICE Cta launch_cta(u8 *shared) {
-  Cta cta = *(const Cta *)(shared + L::cta_offset);
-  cta.warp = ptx::warp();
-  cta.lane = ptx::lane();
-  return cta;
-}
-
 /// A buffer that the host bound: entry `Entry` of the launch table.
 template <class T, int Entry> struct Bound {
   using Type = T;
@@ -72,7 +64,7 @@ PHASEC_DEVICE void spin(const u32 *counter, u32 target) {
 
 /// The whole CTA has written what the event promises: one arrival. All threads call.
 template <class E> PHASEC_DEVICE void arrive(const Cta &cta) {
-  ptx::sync_cta();
+  ptx::sync_workers();
   if (ptx::thread() == 0) ptx::arrive_release(cta.counters + E::counter, 1u);
 }
 
@@ -86,7 +78,7 @@ template <class E> PHASEC_DEVICE void arrive_warp(const Cta &cta, int slice, u32
 template <class E> PHASEC_DEVICE void await(const Cta &cta, int slice) {
   u32 arrivals = E::grid ? u32(cta.ctas) : u32(E::arrivals(slice));
   if (ptx::thread() == 0) spin(cta.counters + E::counter + slice, (cta.round + 1u) * arrivals);
-  ptx::sync_cta();
+  ptx::sync_workers();
 }
 
 /// True for the warp that arrives last of `n`; resets the counter, whose next use is ordered behind this one by events.
@@ -104,13 +96,13 @@ PHASEC_DEVICE bool elect_warp(const Cta &cta, int counter, u32 n) {
 
 /// The same for whole CTAs; `flag` is a word of shared memory.
 PHASEC_DEVICE bool elect_cta(const Cta &cta, int counter, u32 n, u32 *flag) {
-  ptx::sync_cta();
+  ptx::sync_workers();
   if (ptx::thread() == 0) {
     u32 old = ptx::add_acq_rel(cta.counters + counter, 1u);
     if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);
     *flag = old;
   }
-  ptx::sync_cta();
+  ptx::sync_workers();
   return *flag == n - 1u;
 }
 

@@ -83,18 +83,16 @@ template <class G> PHASEC_DEVICE int slot_end(int slot) { return segment_row<G>(
 /// Where the operand of the current slot is staged: 16-bit codes [tokens][operand_stride].
 template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(cta.shared + G::operand_offset); }
 
-/// Fetches the next segment of this warp; false when it has no more in this step.
-template <class G> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Filler<typename G::L> &ring) {
-  Cursor &c = ring.next;
+/// The next segment of warp cta.warp; false when it has no more in this step. A slot between two granule bounds may hold none.
+template <class G> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cursor &c, Item<typename G::L> &item) {
   Units u = units<G>(cta);
   if (c.unit < 0) first_item<G>(cta, u, c.unit, c.fold);
   if (c.unit >= u.end) return false;
   SegmentRow s = segment_row<G>(c.unit / G::tiles, c.fold);
-  u32 bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
-  const u8 *from = (const u8 *)table[G::weight] + ((i64)(c.unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
-  u8 *to = ring.begin(bytes);
-  if (bytes) ptx::stream_copy(to, from, bytes, ring.barrier()); // a slot between two granule bounds may hold none
-  ring.commit();
+  item.from[0] = (const u8 *)table[G::weight] + ((i64)(c.unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
+  item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
+  item.pieces = 1;
+  item.once = true;
   next_item<G>(c.unit, c.fold);
   return true;
 }
@@ -139,7 +137,7 @@ template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, 
 
 /// Computes this CTA's units. `folded` counts the units the CTA has folded since the launch began: all warps agree on it.
 /// Ends with every unit of the CTA stored; the caller signals.
-template <class G, class Finish, class Program>
+template <class G, class Finish>
 PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
   using Buffers = FoldBuffers<typename G::L>;
   Units u = units<G>(cta);
@@ -149,9 +147,9 @@ PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
 #pragma unroll 1
   for (int slot = u.begin / G::tiles; slot * G::tiles < u.end; slot++) {
     G::await(cta, slot);
-    ptx::sync_cta(); // nobody reads the previous slot's operand any more
+    ptx::sync_workers(); // nobody reads the previous slot's operand any more
     operand::stage<G>(cta, slot, slot == u.begin / G::tiles);
-    ptx::sync_cta();
+    ptx::sync_workers();
     int k0 = slot_begin<G>(slot);
     int end = (slot + 1) * G::tiles < u.end ? (slot + 1) * G::tiles : u.end;
 #pragma unroll 1
@@ -162,8 +160,7 @@ PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
       Buffers::acquire(cta, n);
       float *sums = Buffers::sums(cta, n);
       core::segment<G>(cta, stage, s, fold, k0, sums + fold * G::tokens * kTileRows);
-      ring.release();
-      stream::advance<Program, typename G::L>(cta.shared);
+      ring.release(cta);
       if (Buffers::complete(cta, n, G::segments)) {
         finish_unit<G, Finish>(cta, slot, unit - slot * G::tiles, sums);
         Buffers::release(cta, n);

@@ -23,7 +23,6 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
   FoldBuffers<L>::open(cta);
-  if (ptx::thread() == 0) *(Cta *)(cta.shared + L::cta_offset) = cta;
   return cta;
 }
 
@@ -40,17 +39,17 @@ template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
 template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta, int instance) {
   int next = Program::calls_begin(instance + 1);
   u32 *counter = cta.counters + L::instance_counter;
-  ptx::sync_cta();
+  ptx::sync_workers();
   if (ptx::thread() == 0) {
     if (cta.runs(next - 1)) ptx::arrive_release(counter, 1u);
     if (cta.runs(next)) event::spin(counter, (cta.epoch * u32(L::instances - 1) + u32(instance) + 1u) * u32(cta.ctas));
   }
-  ptx::sync_cta();
+  ptx::sync_workers();
 }
 
 /// The CTA that leaves last completes the epoch: the counters are ready for the next launch without the host's help.
 template <class L> PHASEC_DEVICE void close(const Cta &cta) {
-  ptx::sync_cta();
+  ptx::sync_workers();
   if (ptx::thread() != 0 || cta.call_end < L::calls) return;
   if (ptx::add_acq_rel(cta.counters + kCounterExit, 1u) == u32(cta.ctas) - 1u) {
     ptx::store_relaxed(cta.counters + kCounterExit, 0u);

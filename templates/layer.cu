@@ -16,10 +16,9 @@
 //@ config
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, stage_bytes = 4096;
-  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, cta_offset = 32896,
-                       cursors_offset = 33024, fold_offset = 33280, fold_buffers = 2, fold_bytes = 2048;
-  static constexpr int fold_sync_offset = 37376, scratch_offset = 37504, operand_offset = 37632;
+  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, pieces_max = 1, stage_bytes = 4096;
+  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, taken_offset = 32896, fold_offset = 33024, fold_buffers = 2, fold_bytes = 2048;
+  static constexpr int fold_sync_offset = 37120, scratch_offset = 37248, operand_offset = 37376;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, calls = 1, instance_counter = 3;
 };
 //@ end
@@ -57,23 +56,23 @@ struct Program {
   PHASEC_DEVICE static void open(const Cta &cta) {
     if (ptx::thread() == 0) gemv::open<Wo>(cta);
   }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Filler<Launch> &ring) {
-    return gemv::fetch<Wo>(cta, table, ring);
+  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {
+    return gemv::next<Wo>(cta, table, c, item);
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int) {
-    gemv::run<Wo, gather::Finish<Gather>, Program>(cta, ring, folded);
+    gemv::run<Wo, gather::Finish<Gather>>(cta, ring, folded);
   }
 };
 //@ end
 
-PHASEC_KERNEL(Launch::threads) phasec_layer(const __grid_constant__ Args args) {
+PHASEC_KERNEL(Launch::threads + 32) phasec_layer(const __grid_constant__ Args args) {
   Cta cta = launch::open<Launch>(args);
   if (launch::refuse<Launch>(cta)) return;
   Program::open(cta);
   Ring<Launch> ring;
-  ring.open(cta);
+  if (cta.warp < Launch::warps) ring.open(cta);
   ptx::sync_cta();
-  stream::prime<Program, Launch>(cta);
+  if (cta.warp == Launch::warps) return stream::feed<Program, Launch>(cta);
   u32 folded = 0;
   for (int instance = 0; instance < Launch::instances; instance++) {
     cta.table = cta.launch_table + (i64)instance * Launch::table_entries;

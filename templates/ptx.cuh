@@ -19,9 +19,13 @@ PHASEC_DEVICE u8 *shared_base() {
 }
 
 // ---- CTA and warp synchronisation -----------------------------------------------------------------------------------
+// The last warp of a CTA feeds the stream; the others work.
 PHASEC_DEVICE void sync_cta() { __syncthreads(); }
+/// The working threads meet: all but the last warp's.
+PHASEC_DEVICE void sync_workers() { asm volatile("bar.sync 1, %0;" ::"r"(blockDim.x - 32u) : "memory"); }
 PHASEC_DEVICE void sync_warp() { __syncwarp(); }
 PHASEC_DEVICE u32 shfl(u32 v, int source_lane) { return __shfl_sync(0xffffffffu, v, source_lane); }
+PHASEC_DEVICE bool any(bool v) { return __any_sync(0xffffffffu, v); }
 PHASEC_DEVICE u32 shfl_xor(u32 v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 
 // ---- bits -----------------------------------------------------------------------------------------------------------
@@ -186,9 +190,9 @@ PHASEC_DEVICE void mbar_wait(u64 *bar, u32 parity) {
 PHASEC_DEVICE void stream_wait(u64 *bar, u32 parity) { mbar_wait(bar, parity); }
 
 // ---- the byte stream --------------------------------------------------------------------------------------------------
-// One stage of a warp's ring is filled by one or more stream_copy calls, all made by the whole warp (convergent), opened by
-// one stream_expect with the sum of their bytes. The stage's mbarrier is initialised with stream_arrivals() and completes
-// one phase when all bytes have landed. Source, destination and size are multiples of 16.
+// One warp fills the stages of many rings: each lane that says `mine` opens a stage of its own ring with the sum of its
+// bytes, copies pieces into it, and commits it. All lanes call. A stage's mbarrier is initialised with stream_arrivals()
+// and completes one phase when all bytes have landed. Source, destination and size are multiples of 16.
 PHASEC_DEVICE int stream_arrivals() {
 #if PHASEC_SM >= 90
   return 1;
@@ -196,41 +200,44 @@ PHASEC_DEVICE int stream_arrivals() {
   return 32;
 #endif
 }
-PHASEC_DEVICE void stream_expect(u64 *bar, u32 bytes) {
+PHASEC_DEVICE void stream_expect(bool mine, u64 *bar, u32 bytes) {
 #if PHASEC_SM >= 90
-  if (lane() == 0)
+  if (mine)
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
 #endif
 }
-/// Copies global to shared bytes that are read once: L2 evicts them first.
-PHASEC_DEVICE void stream_copy(void *to, const void *from, u32 bytes, u64 *bar) {
+/// Copies global to shared. once: the bytes are read once, L2 evicts them first.
+PHASEC_DEVICE void stream_copy(bool mine, void *to, const void *from, u32 bytes, u64 *bar, bool once) {
 #if PHASEC_SM >= 90
-  if (lane() == 0)
+  if (mine)
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
                      "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(bar)),
-                 "l"(0x12F0000000000000ull) : "memory");
-#else
-  for (u32 i = u32(lane()) * 16u; i < bytes; i += 512u)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + i), "l"((const u8 *)from + i) : "memory");
+                 "l"(once ? 0x12F0000000000000ull : 0x1000000000000000ull) : "memory");
+#else // without bulk copies the warp copies for one lane after the other
+  for (u32 lanes = __ballot_sync(0xffffffffu, mine); lanes; lanes &= lanes - 1u) {
+    int l = __ffs(int(lanes)) - 1;
+    u32 target = __shfl_sync(0xffffffffu, shared_address(to), l), size = __shfl_sync(0xffffffffu, bytes, l);
+    const u8 *source = (const u8 *)__shfl_sync(0xffffffffu, u64(from), l);
+    for (u32 i = u32(lane()) * 16u; i < size; i += 512u)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target + i), "l"(source + i) : "memory");
+  }
 #endif
 }
-/// Copies a row per lane that has one (`mine`). All lanes call; what they copy adds up to what stream_expect announced.
-PHASEC_DEVICE void stream_copy_rows(void *to, const void *from, u32 bytes, u64 *bar, bool mine) {
-  if (!mine) return;
-#if PHASEC_SM >= 90
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(bar)) : "memory");
-#else
-  for (u32 i = 0; i < bytes; i += 16u)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + i), "l"((const u8 *)from + i) : "memory");
-#endif
-}
-/// Closes the stage opened by stream_expect after its last stream_copy.
-PHASEC_DEVICE void stream_commit(u64 *bar) {
+PHASEC_DEVICE void stream_commit(bool mine, u64 *bar) {
 #if PHASEC_SM < 90
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(bar)) : "memory");
+  for (u32 lanes = __ballot_sync(0xffffffffu, mine); lanes; lanes &= lanes - 1u) {
+    u32 target = __shfl_sync(0xffffffffu, shared_address(bar), __ffs(int(lanes)) - 1);
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(target) : "memory");
+  }
 #endif
 }
+/// A ring's count of free stages: its reader publishes, the feeder polls. Acquire and release at CTA scope.
+PHASEC_DEVICE void publish(u32 *count, u32 v) {
+  asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
+}
+PHASEC_DEVICE u32 poll(const u32 *count) { return load_shared_acquire(count); }
+/// The feeder found no free stage: leaves the issue slots to the workers for a moment.
+PHASEC_DEVICE void feeder_pause() { asm volatile("nanosleep.u32 40;"); }
 
 } // namespace ptx
 #endif // CUDA

@@ -1,55 +1,46 @@
-// stream.cuh: the byte stream. Each warp owns a ring of stages in shared memory and fetches, in the plan's order, every
-// weight segment and KV block it will compute with: across phases and instances, gated by nothing but free stages. What it
-// fetches never depends on activations, so loads stay in flight while the CTA waits for an event.
+// stream.cuh: the byte stream. Each working warp owns a ring of stages in shared memory; the CTA's last warp, the feeder, fills
+// them, lane r the ring of warp r, in the plan's order: every weight segment and KV block that the warp will compute with,
+// across phases and instances, gated by nothing but free stages. What it fetches never depends on activations, so loads stay
+// in flight while the CTA waits for an event.
 #pragma once
 #include "cta.cuh"
 
-/// Where a warp's stream stands: the next item to fetch. In shared memory, where advance() finds it.
+/// Where a ring's stream stands: the next item to fetch.
 struct Cursor {
   int instance, step, call; ///< step counts over all bodies, call over the steps of all instances
   int unit;                 ///< of the step; -1 before its first item
   int fold;                 ///< GEMV: the unit's next segment; attention: 0 fetches K, 1 fetches V
   int row, row_end;         ///< attention: next row of this warp, and behind its last in the unit
   int sequence, head;       ///< attention: of the unit
-  u32 issued;               ///< stages filled since the start of the launch
 };
 
-/// The filling end of a warp's ring.
-template <class L> struct Filler {
-  u8 *base;
-  u64 *full;   ///< one mbarrier per stage
-  Cursor next;
-
-  PHASEC_DEVICE static Cursor &cursor(const Cta &cta) { return ((Cursor *)(cta.shared + L::cursors_offset))[cta.warp]; }
-  PHASEC_DEVICE explicit Filler(const Cta &cta) {
-    base = cta.shared + L::ring_offset + (i64)cta.warp * L::stages * L::stage_bytes;
-    full = (u64 *)(cta.shared + L::barriers_offset) + cta.warp * L::stages;
-    next = cursor(cta);
-  }
-  /// Opens the next free stage for `bytes`; the caller copies into it and commits.
-  PHASEC_DEVICE u8 *begin(u32 bytes) {
-    ptx::stream_expect(barrier(), bytes);
-    return base + (next.issued % L::stages) * L::stage_bytes;
-  }
-  PHASEC_DEVICE u64 *barrier() const { return full + next.issued % L::stages; }
-  PHASEC_DEVICE void commit() {
-    ptx::stream_commit(barrier());
-    next.issued++;
-  }
+/// What fills a stage: some pieces of equal size, `stride` bytes apart in the stage.
+template <class L> struct Item {
+  const u8 *from[L::pieces_max];
+  int pieces;
+  u32 bytes, stride;
+  bool once; ///< read once by the launch
 };
 
-/// The reading end.
+/// A working warp's end of its ring.
 template <class L> struct Ring {
   const u8 *base;
-  u64 *full;
-  u32 taken; ///< stages consumed since the start of the launch
+  u64 *full;  ///< one mbarrier per stage
+  u32 taken;  ///< stages consumed since the start of the launch
+
+  PHASEC_DEVICE static u8 *stages(const Cta &cta, int ring) {
+    return cta.shared + L::ring_offset + (i64)ring * L::stages * L::stage_bytes;
+  }
+  PHASEC_DEVICE static u64 *barriers(const Cta &cta, int ring) { return (u64 *)(cta.shared + L::barriers_offset) + ring * L::stages; }
+  /// What the warp has published of `taken`.
+  PHASEC_DEVICE static u32 *published(const Cta &cta, int ring) { return (u32 *)(cta.shared + L::taken_offset) + ring; }
 
   PHASEC_DEVICE void open(const Cta &cta) {
-    base = cta.shared + L::ring_offset + (i64)cta.warp * L::stages * L::stage_bytes;
-    full = (u64 *)(cta.shared + L::barriers_offset) + cta.warp * L::stages;
+    base = stages(cta, cta.warp);
+    full = barriers(cta, cta.warp);
     taken = 0;
     if (cta.lane == 0) {
-      Filler<L>::cursor(cta) = Cursor{0, L::first_step, 0, -1, 0, 0, 0, 0, 0, 0};
+      *published(cta, cta.warp) = 0;
       for (int i = 0; i < L::stages; i++) ptx::mbar_init(full + i, ptx::stream_arrivals());
     }
     ptx::mbar_init_fence();
@@ -60,45 +51,59 @@ template <class L> struct Ring {
     ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);
     return base + (n % L::stages) * L::stage_bytes;
   }
-  /// The warp has read the oldest stage; it may be filled again.
-  PHASEC_DEVICE void release() {
+  /// The warp has read the oldest stages; they may be filled again.
+  PHASEC_DEVICE void release(const Cta &cta, u32 n = 1) {
     ptx::sync_warp();
-    taken++;
+    taken += n;
+    if (cta.lane == 0) ptx::publish(published(cta, cta.warp), taken);
   }
 };
 
-static_assert(sizeof(Cta) <= 128 && sizeof(Cursor) == 40); // the planner has laid shared memory out for them
-
 namespace stream {
 
-/// Fills one free stage with the next item, if the stream has one. The rendered `Program::fetch` knows the steps.
-template <class Program, class L> PHASEC_DEVICE void advance_inline(const Cta &cta) {
-  Filler<L> ring(cta);
-  Cursor &c = ring.next;
+/// The ring's next item; false at the end of the stream. The rendered `Program::next` knows the steps.
+template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item<L> &item) {
   while (c.instance < L::instances) {
     const u64 *table = cta.launch_table + (i64)c.instance * L::table_entries;
-    if (cta.runs(c.call) && Program::fetch(cta, table, ring)) break;
+    if (cta.runs(c.call) && Program::next(cta, table, c, item)) return true;
     c.unit = -1;
     c.call++;
     if (++c.step == Program::steps_end(c.instance)) {
       if (++c.instance < L::instances) c.step = Program::steps_begin(c.instance);
     }
   }
-  ptx::sync_warp(); // all lanes have read the cursor
-  if (cta.lane == 0) Filler<L>::cursor(cta) = c;
-  ptx::sync_warp();
+  return false;
 }
 
-/// The same, called and not inlined: it knows every step, and every step calls it. (Attention inlines it: a call would have to
-/// save its many registers.) `shared` is the CTA's shared memory.
-template <class Program, class L> PHASEC_CALLED void advance(u8 *shared) {
-  advance_inline<Program, L>(launch_cta<L>(shared));
-}
-
-/// Fills every stage of the ring: called once, before anything waits.
-template <class Program, class L> PHASEC_DEVICE void prime(const Cta &cta) {
-#pragma unroll 1
-  for (int i = 0; i < L::stages; i++) advance<Program, L>(cta.shared);
+/// What the feeder does from the start of the launch to the end of the stream. One warp.
+template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
+  cta.warp = cta.lane; // the ring that this lane fills
+  u8 *base = Ring<L>::stages(cta, cta.warp);
+  u64 *full = Ring<L>::barriers(cta, cta.warp);
+  Cursor cursor{0, L::first_step, 0, -1, 0, 0, 0, 0, 0};
+  Item<L> item{};
+  u32 issued = 0;
+  bool more = cta.warp < L::warps && next<Program, L>(cta, cursor, item);
+  while (ptx::any(more)) {
+    bool mine = more && issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;
+    if (!ptx::any(mine)) {
+      ptx::feeder_pause();
+      continue;
+    }
+    u8 *to = base + (issued % L::stages) * L::stage_bytes;
+    u64 *bar = full + issued % L::stages;
+    ptx::stream_expect(mine, bar, u32(item.pieces) * item.bytes);
+#pragma unroll
+    for (int p = 0; p < L::pieces_max; p++) {
+      bool piece = mine && p < item.pieces;
+      if (p > 0 && !ptx::any(piece)) break;
+      ptx::stream_copy(piece && item.bytes > 0, to + p * item.stride, item.from[p], item.bytes, bar, item.once);
+    }
+    ptx::stream_commit(mine, bar);
+    if (!mine) continue;
+    issued++;
+    more = next<Program, L>(cta, cursor, item);
+  }
 }
 
 } // namespace stream

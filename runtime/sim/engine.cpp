@@ -90,7 +90,7 @@ Status Engine::prepare() {
     for (int t = 0; t < shape.threads; t++) {
       int i = c * shape.threads + t;
       Fiber &fiber = fibers_[size_t(i)];
-      fiber.self = Self{t, c, shape.ctas, cta.shared};
+      fiber.self = Self{t, shape.threads, c, shape.ctas, cta.shared};
       fiber.warp = cta.warps + t / 32;
       fiber.stack_low = stacks_.low(i);
       forgetFrames(stacks_.low(i), stacks_.bytes(i));
@@ -123,7 +123,6 @@ Status Engine::run() {
 Status Engine::finish() {
   if (!fault_.empty()) return Status::device(fault_);
   if (stuck_) return deadlock();
-  PHASEC_TRY(checkStreams());
   PHASEC_TRY(memory_.checkCanaries());
   for (const Cta &cta : ctas_)
     for (int64_t i = 0; i < kCanaryBytes; i++) {
@@ -147,7 +146,7 @@ void Engine::exitFiber() {
   Warp &warp = *fiber.warp;
   uint32_t bit = 1u << (fiber.self.thread & 31);
   warp.live &= ~bit;
-  if (warp.stage && bit == 1) fail(where(fiber) + "returns with a stream stage open: stream_commit is missing");
+  if (fiber.stage) fail(where(fiber) + "returns with a stream stage open: stream_commit is missing");
   Cta &cta = *warp.cta;
   cta.live--;
   live_--;
@@ -155,7 +154,7 @@ void Engine::exitFiber() {
   if (cta.live == 0 && cta.copies > 0)
     fail("cta " + std::to_string(fiber.self.cta) + " has returned while " + std::to_string(cta.copies) +
          " stream copies into its shared memory are in flight: a stream_wait is missing");
-  if (cta.arrived > 0 && cta.arrived == cta.live)
+  if (cta.arrived > 0 && cta.arrived == std::min(cta.live, cta.awaited))
     releaseCta(cta); // CUDA's barrier counts the threads that have not exited
   park(fiber, Wait::Exited);
 }

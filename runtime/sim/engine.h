@@ -68,7 +68,8 @@ struct Fiber {
   uint32_t loaded_value = 0;
   int loads = 0;            ///< load_acquire calls since the last spin_pause
   Wait wait = Wait::Start;  ///< why it stopped last
-  uint64_t stream_hash = 0; ///< of the stream calls it made: equal for all lanes of a warp
+  unsigned long long *stage = nullptr; ///< mbarrier of the open stream stage
+  uint32_t stage_left = 0;             ///< bytes that stream_expect announced and no copy brought yet
 };
 
 struct Cta;
@@ -79,8 +80,6 @@ struct Warp {
   bool queued = false;
   int kind = 0; ///< of the collective that gathers
   const char *what = nullptr;
-  unsigned long long *stage = nullptr; ///< mbarrier of the open stream stage
-  uint32_t stage_left = 0;             ///< bytes that stream_expect announced and no copy brought yet
   uint32_t values[32];
   int arguments[32];
   void *mine[32];
@@ -89,7 +88,7 @@ struct Warp {
 struct Cta {
   unsigned char *shared = nullptr;
   Warp *warps = nullptr;
-  int live = 0, arrived = 0, copies = 0; ///< threads, threads in sync_cta, copies in flight
+  int live = 0, arrived = 0, awaited = 0, copies = 0; ///< threads; in the barrier, and how many it takes; copies in flight
 };
 
 /// The state of an mbarrier, packed into the 64-bit word in shared memory. `magic` tells it from overwritten memory.
@@ -168,7 +167,7 @@ private:
   Status finish();
 
   // sync.cpp: collectives, CTA barriers and counters.
-  void syncCta();
+  void syncThreads(int threads);
   uint32_t collective(int kind, uint32_t value, int argument);
   void together(const char *what, void (*compute)(void *const *), void *mine);
   bool gather(Fiber &fiber, int kind, const char *what);
@@ -191,9 +190,7 @@ private:
   void streamExpect(unsigned long long *bar, uint32_t bytes);
   void streamCopy(void *to, const void *from, uint32_t bytes, unsigned long long *bar);
   void streamCommit(unsigned long long *bar);
-  void note(Fiber &fiber, uint64_t a, uint64_t b);
   void landCopy();
-  Status checkStreams() const;
 
   // report.cpp: texts.
   std::string where(const Fiber &fiber) const;

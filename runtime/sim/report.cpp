@@ -69,7 +69,7 @@ std::string Engine::waitText(const Fiber &fiber) const {
   if (warp.runnable & bit) return fiber.wait == Wait::Spin ? "spins in spin_pause" : "can run";
   switch (fiber.wait) {
   case Wait::Cta:
-    return "sync_cta, where " + std::to_string(warp.cta->arrived) + " of " + std::to_string(warp.cta->live) +
+    return "sync_cta, where " + std::to_string(warp.cta->arrived) + " of " + std::to_string(warp.cta->awaited) +
            " threads have arrived";
   case Wait::Collective: {
     std::string missing = ranges(32, [&](int i) { return !(warp.arrived >> i & 1u); });

@@ -11,11 +11,11 @@
 
 namespace phasec_sim {
 
-inline constexpr unsigned kAbi = 1;
+inline constexpr unsigned kAbi = 2;
 
 /// Who the running fiber is.
 struct Self {
-  int thread, cta, ctas;
+  int thread, threads, cta, ctas;
   unsigned char *shared;
 };
 
@@ -26,7 +26,7 @@ struct Api {
   unsigned abi;
   void *engine;
   Self *const *self; ///< *self is the running fiber
-  void (*sync_cta)(void *engine);
+  void (*sync_threads)(void *engine, int threads); ///< the first `threads` threads of the CTA meet
   /// All 32 lanes meet. Shfl: value, source lane; ShflXor: value, mask; butterflies: the bits of a float.
   unsigned (*collective)(void *engine, int kind, unsigned value, int argument);
   /// All 32 lanes meet with a struct each; the last runs compute(structs of lanes 0..31). `what` names it in reports
@@ -116,9 +116,21 @@ inline float div(float a, float b) { return a / b; }
 inline u32 collective(int kind, u32 value, int argument) {
   return phasec_sim_api.collective(phasec_sim_api.engine, kind, value, argument);
 }
-inline void sync_cta() { phasec_sim_api.sync_cta(phasec_sim_api.engine); }
+inline void sync_cta() { phasec_sim_api.sync_threads(phasec_sim_api.engine, self().threads); }
+inline void sync_workers() { phasec_sim_api.sync_threads(phasec_sim_api.engine, self().threads - 32); }
 inline void sync_warp() { collective(phasec_sim::kSyncWarp, 0, 0); }
 inline u32 shfl(u32 v, int source_lane) { return collective(phasec_sim::kShfl, v, source_lane); }
+inline bool any(bool v) {
+  struct Lane {
+    bool v;
+  } mine{v};
+  phasec_sim_api.together(phasec_sim_api.engine, "any", [](void *const *lanes) {
+    bool all = false;
+    for (int l = 0; l < 32; l++) all |= static_cast<Lane *>(lanes[l])->v;
+    for (int l = 0; l < 32; l++) static_cast<Lane *>(lanes[l])->v = all;
+  }, &mine);
+  return mine.v;
+}
 inline u32 shfl_xor(u32 v, int mask) { return collective(phasec_sim::kShflXor, v, mask); }
 inline float butterfly_sum(float v) { return from_bits(collective(phasec_sim::kButterflySum, bits(v), 0)); }
 inline float butterfly_max(float v) { return from_bits(collective(phasec_sim::kButterflyMax, bits(v), 0)); }
@@ -138,29 +150,24 @@ inline void mbar_arrive(u64 *bar) { phasec_sim_api.mbar_arrive(phasec_sim_api.en
 inline void mbar_wait(u64 *bar, u32 parity) { phasec_sim_api.mbar_wait(phasec_sim_api.engine, bar, parity, false); }
 inline void stream_wait(u64 *bar, u32 parity) { phasec_sim_api.mbar_wait(phasec_sim_api.engine, bar, parity, true); }
 
-/// The sim has the bulk copies of sm_90 for every target: lane 0 issues, the bytes complete the phase.
+/// The sim has the bulk copies of sm_90 for every target: the lane issues, the bytes complete the phase. The warp meets in
+/// each call, since it must on targets without them.
 inline int stream_arrivals() { return 1; }
-inline void stream_expect(u64 *bar, u32 bytes) { phasec_sim_api.stream_expect(phasec_sim_api.engine, bar, bytes); }
-inline void stream_copy(void *to, const void *from, u32 bytes, u64 *bar) {
-  phasec_sim_api.stream_copy(phasec_sim_api.engine, to, from, bytes, bar);
+inline void stream_expect(bool mine, u64 *bar, u32 bytes) {
+  sync_warp();
+  if (mine) phasec_sim_api.stream_expect(phasec_sim_api.engine, bar, bytes);
 }
-inline void stream_copy_rows(void *to, const void *from, u32 bytes, u64 *bar, bool mine) {
-  struct Row {
-    void *to;
-    const void *from;
-    const Row *const *all;
-    bool mine;
-    const Row *rows[32];
-  } row{to, from, nullptr, mine, {}};
-  phasec_sim_api.together(phasec_sim_api.engine, "stream_copy_rows", [](void *const *lanes) {
-    for (int l = 0; l < 32; l++) static_cast<Row *>(lanes[0])->rows[l] = static_cast<const Row *>(lanes[l]);
-    for (int l = 0; l < 32; l++) static_cast<Row *>(lanes[l])->all = static_cast<Row *>(lanes[0])->rows;
-  }, &row);
-  for (int l = 0; l < 32; l++)
-    if (row.all[l]->mine) stream_copy(row.all[l]->to, row.all[l]->from, bytes, bar);
-  sync_warp(); // the rows are read by all
+inline void stream_copy(bool mine, void *to, const void *from, u32 bytes, u64 *bar, bool) {
+  sync_warp();
+  if (mine) phasec_sim_api.stream_copy(phasec_sim_api.engine, to, from, bytes, bar);
 }
-inline void stream_commit(u64 *bar) { phasec_sim_api.stream_commit(phasec_sim_api.engine, bar); }
+inline void stream_commit(bool mine, u64 *bar) {
+  sync_warp();
+  if (mine) phasec_sim_api.stream_commit(phasec_sim_api.engine, bar);
+}
+inline void publish(u32 *count, u32 v) { *static_cast<volatile u32 *>(count) = v; }
+inline u32 poll(const u32 *count) { return *static_cast<const volatile u32 *>(count); }
+inline void feeder_pause() { spin_pause(); }
 
 // ---- what `math = fast` computes with: the same contracts; approximations are the library's functions ------------------
 inline float abs(float v) { return __builtin_fabsf(v); }

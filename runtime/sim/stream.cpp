@@ -85,25 +85,16 @@ void Engine::barWait(unsigned long long *bar, uint32_t parity, bool stream) {
   while (barrierAt(bar, "mbar_wait").phase == (parity & 1u)) watch(fiber, Wait::Barrier, bar, parity & 1u);
 }
 
-/// All lanes make the same stream calls (on sm_80 each of them copies): their histories must have equal hashes.
-void Engine::note(Fiber &fiber, uint64_t a, uint64_t b) {
-  fiber.stream_hash = (fiber.stream_hash ^ a) * 0x9e3779b97f4a7c15ull;
-  fiber.stream_hash = (fiber.stream_hash ^ b ^ (fiber.stream_hash >> 29)) * 0xbf58476d1ce4e5b9ull;
-}
-
 void Engine::streamExpect(unsigned long long *bar, uint32_t bytes) {
   Fiber &fiber = running();
-  note(fiber, reinterpret_cast<uint64_t>(bar), bytes);
-  if ((fiber.self.thread & 31) != 0) return;
-  Warp &warp = *fiber.warp;
   Barrier b = barrierAt(bar, "stream_expect");
-  if (warp.stage) fail(where(fiber) + "stream_expect while the warp's last stage is open: stream_commit is missing");
+  if (fiber.stage) fail(where(fiber) + "stream_expect while the lane's last stage is open: stream_commit is missing");
   if (b.pending == 0 || b.tx + int64_t(bytes) > kTxMax)
     fail(where(fiber) + "stream_expect of " + std::to_string(bytes) + " bytes on an mbarrier with " +
          std::to_string(b.pending) + " arrivals and " + std::to_string(b.tx) +
          " bytes pending: the stage was opened before its last fill was consumed");
-  warp.stage = bar;
-  warp.stage_left = bytes;
+  fiber.stage = bar;
+  fiber.stage_left = bytes;
   b.pending--;
   b.tx += int32_t(bytes);
   progress();
@@ -112,9 +103,6 @@ void Engine::streamExpect(unsigned long long *bar, uint32_t bytes) {
 
 void Engine::streamCopy(void *to, const void *from, uint32_t bytes, unsigned long long *bar) {
   Fiber &fiber = running();
-  note(fiber, reinterpret_cast<uint64_t>(to) ^ reinterpret_cast<uint64_t>(bar) << 20,
-       reinterpret_cast<uint64_t>(from) ^ bytes);
-  if ((fiber.self.thread & 31) != 0) return;
   Warp &warp = *fiber.warp;
   auto source = reinterpret_cast<uint64_t>(from);
   barrierAt(bar, "stream_copy");
@@ -125,11 +113,11 @@ void Engine::streamCopy(void *to, const void *from, uint32_t bytes, unsigned lon
   if (!memory_.contains(source, bytes))
     fail(where(fiber) + "stream_copy of " + std::to_string(bytes) + " bytes from " + memory_.describe(source) +
          " leaves the memory that was allocated");
-  if (warp.stage != bar || warp.stage_left < bytes)
+  if (fiber.stage != bar || fiber.stage_left < bytes)
     fail(where(fiber) + "stream_copy of " + std::to_string(bytes) + " bytes into a stage that " +
-         (warp.stage != bar ? std::string("stream_expect did not open")
-                            : "expects only " + std::to_string(warp.stage_left) + " more"));
-  warp.stage_left -= bytes;
+         (fiber.stage != bar ? std::string("stream_expect did not open")
+                            : "expects only " + std::to_string(fiber.stage_left) + " more"));
+  fiber.stage_left -= bytes;
   memset(to, 0xff, bytes);
   copies_.push_back(Copy{warp.cta, static_cast<unsigned char *>(to), from, bytes, bar});
   warp.cta->copies++;
@@ -141,14 +129,11 @@ void Engine::streamCopy(void *to, const void *from, uint32_t bytes, unsigned lon
 
 void Engine::streamCommit(unsigned long long *bar) {
   Fiber &fiber = running();
-  note(fiber, reinterpret_cast<uint64_t>(bar), 1);
-  if ((fiber.self.thread & 31) != 0) return;
-  Warp &warp = *fiber.warp;
-  if (warp.stage != bar || warp.stage_left != 0)
+  if (fiber.stage != bar || fiber.stage_left != 0)
     fail(where(fiber) + "stream_commit of a stage " +
-         (warp.stage != bar ? std::string("that stream_expect did not open")
-                            : "that still expects " + std::to_string(warp.stage_left) + " bytes"));
-  warp.stage = nullptr;
+         (fiber.stage != bar ? std::string("that stream_expect did not open")
+                            : "that still expects " + std::to_string(fiber.stage_left) + " bytes"));
+  fiber.stage = nullptr;
 }
 
 void Engine::landCopy() {
@@ -163,18 +148,6 @@ void Engine::landCopy() {
   if (!b.valid) return; // its waiters will say so
   b.tx -= int32_t(copy.bytes);
   if (advance(b, copy.bar)) wakeWatchers(copy.bar);
-}
-
-Status Engine::checkStreams() const {
-  for (const Warp &warp : warps_)
-    for (int lane = 1; lane < 32; lane++) {
-      const Fiber &fiber = warp.fibers[lane];
-      if (fiber.stream_hash != warp.fibers->stream_hash)
-        return Status::device("sim: " + where(fiber) +
-                              "made other stream calls than lane 0; stream_expect, stream_copy and "
-                              "stream_commit are made by the whole warp");
-    }
-  return {};
 }
 
 } // namespace phasec::sim

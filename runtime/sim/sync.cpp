@@ -2,6 +2,8 @@
 // all of the engine to the compiled object.
 #include "runtime/sim/engine.h"
 
+#include <algorithm>
+
 #include <cstring>
 
 namespace phasec::sim {
@@ -36,11 +38,16 @@ std::string collectiveName(int kind, const char *what) {
   return kind == phasec_sim::kTogether ? what : names[kind];
 }
 
-void Engine::syncCta() {
+void Engine::syncThreads(int threads) {
   Fiber &fiber = running();
   Warp &warp = *fiber.warp;
   Cta &cta = *warp.cta;
-  if (++cta.arrived == cta.live) {
+  if (fiber.self.thread >= threads)
+    fail(where(fiber) + "meets the CTA's first " + std::to_string(threads) + " threads, to which it does not belong");
+  if (cta.arrived > 0 && cta.awaited != threads)
+    fail(where(fiber) + "waits for " + std::to_string(threads) + " threads while others wait for " + std::to_string(cta.awaited));
+  cta.awaited = threads;
+  if (++cta.arrived == std::min(cta.live, threads)) {
     progress();
     return releaseCta(cta);
   }
@@ -171,7 +178,7 @@ struct ApiTable {
     using u32 = unsigned;
     using u64 = unsigned long long;
     api.abi = phasec_sim::kAbi;
-    api.sync_cta = [](void *e) { of(e).syncCta(); };
+    api.sync_threads = [](void *e, int threads) { of(e).syncThreads(threads); };
     api.collective = [](void *e, int kind, u32 value, int argument) { return of(e).collective(kind, value, argument); };
     api.together = [](void *e, const char *what, void (*compute)(void *const *), void *mine) {
       of(e).together(what, compute, mine);

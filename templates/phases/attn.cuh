@@ -61,9 +61,8 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   return u;
 }
 
-/// Fetches the next block of K or V rows of this warp, one lane a row; false when it has no more in this step.
-template <class H> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Filler<typename H::L> &ring) {
-  Cursor &c = ring.next;
+/// The next block of K or V rows of warp cta.warp, a piece a row; false when it has no more in this step.
+template <class H> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cursor &c, Item<typename H::L> &item) {
   if (c.unit < 0) {
     c.unit = cta.cta - cta.ctas;
     c.row = c.row_end = c.fold = 0;
@@ -77,14 +76,15 @@ template <class H> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Fi
     c.sequence = u.sequence;
     c.head = u.head;
   }
-  int rows = c.row_end - c.row < H::block_rows ? c.row_end - c.row : H::block_rows;
-  const u8 *from = (const u8 *)table[c.fold ? H::S::cache_v : H::S::cache_k];
-  u8 *to = ring.begin(u32(rows * H::row_bytes)) + cta.lane * H::row_stride;
-  bool mine = cta.lane < rows;
-  if (mine) from += sequences::row_offset<typename H::S>(cta, table, c.sequence, c.row + cta.lane, c.head);
-  ptx::stream_copy_rows(to, from, u32(H::row_bytes), ring.barrier(), mine);
-  ring.commit();
-  if (c.fold) c.row += rows;
+  item.pieces = c.row_end - c.row < H::block_rows ? c.row_end - c.row : H::block_rows;
+  item.bytes = u32(H::row_bytes);
+  item.stride = u32(H::row_stride);
+  item.once = false;
+  const u8 *base = (const u8 *)table[c.fold ? H::S::cache_v : H::S::cache_k];
+#pragma unroll
+  for (int i = 0; i < H::block_rows; i++)
+    if (i < item.pieces) item.from[i] = base + sequences::row_offset<typename H::S>(cta, table, c.sequence, c.row + i, c.head);
+  if (c.fold) c.row += item.pieces;
   c.fold ^= 1;
   return true;
 }
@@ -92,24 +92,13 @@ template <class H> PHASEC_DEVICE bool fetch(const Cta &cta, const u64 *table, Fi
 /// Softmax over some rows, of one pair and one dim: maximum, sum and weighted value (Milakov and Gimelshein, 2018).
 struct Part {
   float max, sum, value;
-
-  PHASEC_DEVICE void append(const Part &later) {
-    float m = max < later.max ? later.max : max;
-    if (m == -math::infinity()) return;
-    float fa = math::exp2(max - m), fb = math::exp2(later.max - m);
-    sum = ptx::fma(later.sum, fb, sum * fa);
-    value = ptx::fma(later.value, fb, value * fa);
-    max = m;
-  }
 };
 
-/// Where states lie in memory: [kPairs][2] maxima and sums, then `values` floats in the core's order.
+/// States lie in shared memory, one per pair of warps that met, and in the workspace, one per chunk: [kPairs][2] maxima and
+/// sums, then `values` floats in the core's order.
 template <class H> struct States {
-  enum : int { kHead = 2 * kPairs };
-  PHASEC_DEVICE static float *warp(const Cta &cta, int i) { return (float *)(cta.shared + H::states_offset) + i * H::state_floats; }
-  PHASEC_DEVICE static Part part(const float *state, int i, int pair) {
-    return Part{state[2 * pair], state[2 * pair + 1], state[kHead + i]};
-  }
+  enum : int { kHead = 2 * kPairs, kCount = (H::warps + 1) / 2 };
+  PHASEC_DEVICE static float *of(const Cta &cta, int i) { return (float *)(cta.shared + H::states_offset) + i * H::state_floats; }
 };
 
 /// This step's rows of the unit's sequence, K then V, as a ring's stage holds them. All threads.
@@ -123,8 +112,9 @@ template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u,
   }
 }
 
-/// One element of a finished pair: value / sum, scaled and gated, to the result.
+/// One value of a finished pair: value / sum, scaled and gated, to the result. Pairs and dims that pad a state are left out.
 template <class H> PHASEC_DEVICE void finish(const Cta &cta, const Unit &u, int pair, int dim, const Part &p) {
+  if (pair >= u.pairs || dim >= H::head_dim) return;
   pair += u.tile * kPairs;
   i64 at = ((i64)(u.first_token + pair / H::group) * H::heads + u.head * H::group + pair % H::group) * H::head_dim + dim;
   float o = ptx::div(p.value, p.sum);
@@ -133,66 +123,45 @@ template <class H> PHASEC_DEVICE void finish(const Cta &cta, const Unit &u, int 
   numeric::store(H::Y::at(cta) + at, o);
 }
 
-/// The chunk's warps have put their states into shared memory: merges them in a tree. The only chunk of a tile is finished
-/// at once; others wait for the tile's last, whose CTA merges all of them in order. All threads.
+/// The chunk's states are in shared memory: merges them. The only chunk of a tile is finished at once; others wait for the
+/// tile's last, whose CTA merges all of them in order. All threads.
 template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit &u) {
   using Core = core::Attention<H>;
-  constexpr int tiles_max = H::tokens * ((H::group + kPairs - 1) / kPairs), states = H::warps / 2;
-  int tile = u.head * tiles_max + u.first_token * ((H::group + kPairs - 1) / kPairs) + u.tile;
+  constexpr int token_tiles = (H::group + kPairs - 1) / kPairs;
+  int tile = (u.head * H::tokens + u.first_token) * token_tiles + u.tile;
   float *chunks = H::Partials::at(cta) + (i64)tile * H::kv_splits * H::state_floats;
-#pragma unroll 1
-  for (int i = ptx::thread(); i < Core::values; i += H::threads) {
-    int pair = Core::pair(i), dim = Core::dim(i);
-    if (pair >= u.pairs || dim >= H::head_dim) continue;
-    Part p[states];
-#pragma unroll
-    for (int w = 0; w < states; w++) p[w] = States<H>::part(States<H>::warp(cta, w), i, pair);
-#pragma unroll
-    for (int half = states / 2; half >= 1; half /= 2)
-#pragma unroll
-      for (int w = 0; w < half; w++) p[w].append(p[w + half]);
-    if (u.chunks == 1) {
-      finish<H>(cta, u, pair, dim, p[0]);
-      continue;
-    }
-    float *to = chunks + u.chunk * H::state_floats;
-    to[States<H>::kHead + i] = p[0].value;
-    if (dim == 0) to[2 * pair] = p[0].max, to[2 * pair + 1] = p[0].sum;
+  for (int i = ptx::thread(); i < Core::groups; i += H::threads) {
+    typename Core::Group group = Core::merge_warps(States<H>::of(cta, 0), i, u.pairs);
+    if (u.chunks == 1) Core::finish(cta, u, i, group);
+    else Core::store(group, chunks + u.chunk * H::state_floats, i);
   }
   if (u.chunks > 1) {
     if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(cta.shared + H::L::scratch_offset))) return;
-#pragma unroll 1
-    for (int i = ptx::thread(); i < Core::values; i += H::threads) {
-      int pair = Core::pair(i), dim = Core::dim(i);
-      if (pair >= u.pairs || dim >= H::head_dim) continue;
-      Part p = States<H>::part(chunks, i, pair);
-#pragma unroll 4
-      for (int c = 1; c < u.chunks; c++) p.append(States<H>::part(chunks + c * H::state_floats, i, pair));
-      finish<H>(cta, u, pair, dim, p);
-    }
+    for (int i = ptx::thread(); i < Core::groups; i += H::threads)
+      Core::finish(cta, u, i, Core::merge_chunks(chunks, u.chunks, i, u.pairs));
   }
   // The event counts pairs; the step's last pair also stands for the rows that this step does not have.
   bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + u.pairs == u.tokens * H::group;
-  ptx::sync_cta();
+  ptx::sync_workers();
   if (cta.warp == 0) H::signal(cta, u.head, u32(u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0)));
 }
 
-template <class H, class Program> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &ring) {
+template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &ring) {
   using Core = core::Attention<H>;
   for (int index = cta.cta;; index += cta.ctas) {
     Unit u = unit<H>(cta, index);
     if (!u.found) return;
     H::await(cta, u.head);
-    ptx::sync_cta(); // nobody reads the previous unit's states any more
+    ptx::sync_workers(); // nobody reads the previous unit's states any more
     Core core;
     core.stage(cta, u);
-    u8 *fresh = (u8 *)States<H>::warp(cta, 0);
+    u8 *fresh = (u8 *)States<H>::of(cta, 0);
     int cached = (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows, blocks = cached;
     if (H::fresh_rows && u.chunk == u.chunks - 1) {
       stage_fresh<H>(cta, u, fresh);
       if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
     }
-    ptx::sync_cta();
+    ptx::sync_workers();
     core.open(cta, u);
 #pragma unroll 1
     for (int block = 0; block < blocks; block++) {
@@ -209,24 +178,19 @@ template <class H, class Program> PHASEC_DEVICE void run(const Cta &cta, Ring<ty
         end = u.context + u.tokens;
       }
       core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
-      if (block >= cached) continue;
-#pragma unroll 1
-      for (int half = 0; half < 2; half++) {
-        ring.release();
-        stream::advance_inline<Program, typename H::L>(cta);
-      }
+      if (block < cached) ring.release(cta, 2);
     }
-    ptx::sync_cta();
-    constexpr int half = H::warps / 2;
-    float *mine = States<H>::warp(cta, cta.warp % half);
-    if (cta.warp >= half) core.store(cta, mine);
-    ptx::sync_cta();
+    ptx::sync_workers();
+    constexpr int half = States<H>::kCount;
+    float *mine = States<H>::of(cta, cta.warp % half);
+    if (cta.warp >= half) core.put(cta, mine);
+    ptx::sync_workers();
     if (cta.warp < half) {
-      core.merge(cta, mine);
+      if (cta.warp + half < H::warps) core.append(cta, mine);
       ptx::sync_warp();
-      core.store(cta, mine);
+      core.put(cta, mine);
     }
-    ptx::sync_cta();
+    ptx::sync_workers();
     merge<H>(cta, u);
   }
 }

@@ -138,9 +138,11 @@ struct AttentionJob {
     States *of = states.data() + kv_head * n * warps;
     for (size_t at = 0; at < size_t(tokens() * group()); ++at) {
       for (int64_t chunk = 0; chunk < n; ++chunk)
-        for (int64_t half = warps / 2; half > 0; half /= 2)
-          for (int64_t warp = 0; warp < half; ++warp)
+        for (int64_t left = warps, half; left > 1; left = half) {
+          half = (left + 1) / 2;
+          for (int64_t warp = 0; warp + half < left; ++warp)
             merge(of + chunk * warps + warp, of[chunk * warps + warp + half], at);
+        }
       for (int64_t chunk = 1; chunk < n; ++chunk) merge(of, of[chunk * warps], at);
       int64_t token = first() + int64_t(at) / group(), head = kv_head * group() + int64_t(at) % group();
       for (int64_t d = 0; d < hd; ++d)

@@ -61,8 +61,10 @@ std::vector<uint16_t> literalAttention(const Shape &s, int64_t context, int64_t 
       for (int64_t j : rows)
         if (j <= position) warps[size_t(w)].add(plainChain(q, k.data() + j * 256, 0, 256) * sm, v.data() + j * 256);
     }
-    for (size_t h = size_t(s.warps) / 2; h > 0; h /= 2)
-      for (size_t w = 0; w < h; ++w) warps[w].merge(warps[w + h]);
+    for (size_t left = size_t(s.warps), h; left > 1; left = h) {
+      h = (left + 1) / 2;
+      for (size_t w = 0; w + h < left; ++w) warps[w].merge(warps[w + h]);
+    }
     if (c == 0)
       total = warps[0];
     else

@@ -7,14 +7,11 @@ namespace core {
 
 /// Eight pairs of one warp. Lane l holds dims l, l + 32, ... of each; in memory a pair's dims follow one another.
 template <class H> struct Attention {
-  static constexpr int pairs_max = attn::kPairs, lane_dims = (H::head_dim + 31) / 32, values = pairs_max * H::head_dim;
+  static constexpr int pairs_max = attn::kPairs, lane_dims = (H::head_dim + 31) / 32, groups = pairs_max * H::head_dim;
   float max[pairs_max], sum[pairs_max], acc[pairs_max][lane_dims];
   const float *queries;
   float score_scale;
   int position, pair0, pairs; ///< of the tile's first token; its first pair within that token
-
-  PHASEC_DEVICE static int pair(int i) { return i / H::head_dim; }
-  PHASEC_DEVICE static int dim(int i) { return i % H::head_dim; }
 
   /// Queries as fp32 [pairs][head_dim]. All threads.
   PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
@@ -58,12 +55,12 @@ template <class H> struct Attention {
 #pragma unroll
         for (int j = 0; j < lane_dims; j++)
           if (cta.lane + 32 * j < H::head_dim) dot = ptx::fma(queries[p * H::head_dim + cta.lane + 32 * j], kr[j], dot);
-        append(p, ptx::butterfly_sum(dot) * score_scale, vr);
+        append_row(p, ptx::butterfly_sum(dot) * score_scale, vr);
       }
     }
   }
   /// Appends the state that `from` holds, whose rows follow this one's. One warp.
-  PHASEC_DEVICE void merge(const Cta &cta, const float *from) {
+  PHASEC_DEVICE void append(const Cta &cta, const float *from) {
 #pragma unroll
     for (int p = 0; p < pairs_max; p++) {
       if (p >= pairs) break;
@@ -77,7 +74,7 @@ template <class H> struct Attention {
       max[p] = m;
     }
   }
-  PHASEC_DEVICE void store(const Cta &cta, float *to) const {
+  PHASEC_DEVICE void put(const Cta &cta, float *to) const {
 #pragma unroll
     for (int p = 0; p < pairs_max; p++) {
       if (p >= pairs) break;
@@ -89,13 +86,54 @@ template <class H> struct Attention {
       for (int j = 0; j < lane_dims; j++)
         if (cta.lane + 32 * j < H::head_dim) to[at(p, cta.lane + 32 * j)] = acc[p][j];
     }
-    ptx::sync_warp();
+  }
+
+  // What follows works on states in memory, value by value. All threads of a CTA share the values.
+  using Group = attn::Part;
+
+  /// The states of the CTA's warps, merged in a tree.
+  PHASEC_DEVICE static Group merge_warps(const float *states, int i, int) {
+    constexpr int count = attn::States<H>::kCount;
+    Group p[count];
+#pragma unroll
+    for (int w = 0; w < count; w++) p[w] = load(states + w * H::state_floats, i);
+#pragma unroll
+    for (int n = count; n > 1; n = (n + 1) / 2)
+#pragma unroll
+      for (int w = 0; w < n / 2; w++) append(p[w], p[w + (n + 1) / 2]);
+    return p[0];
+  }
+  /// The states of a tile's chunks, merged in order.
+  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i, int) {
+    Group p = load(chunks, i);
+#pragma unroll 4
+    for (int c = 1; c < count; c++) append(p, load(chunks + c * H::state_floats, i));
+    return p;
+  }
+  PHASEC_DEVICE static void store(const Group &p, float *to, int i) {
+    to[attn::States<H>::kHead + i] = p.value;
+    if (i % H::head_dim == 0) to[i / H::head_dim * 2] = p.max, to[i / H::head_dim * 2 + 1] = p.sum;
+  }
+  PHASEC_DEVICE static void finish(const Cta &cta, const attn::Unit &u, int i, const Group &p) {
+    attn::finish<H>(cta, u, i / H::head_dim, i % H::head_dim, p);
   }
 
 private:
+  PHASEC_DEVICE static Group load(const float *state, int i) {
+    const float *head = state + i / H::head_dim * 2;
+    return Group{head[0], head[1], state[attn::States<H>::kHead + i]};
+  }
+  PHASEC_DEVICE static void append(Group &p, const Group &later) {
+    float m = p.max < later.max ? later.max : p.max;
+    if (m == -math::infinity()) return;
+    float fa = math::exp2(p.max - m), fb = math::exp2(later.max - m);
+    p.sum = ptx::fma(later.sum, fb, p.sum * fa);
+    p.value = ptx::fma(later.value, fb, p.value * fa);
+    p.max = m;
+  }
   PHASEC_DEVICE static int at(int p, int d) { return attn::States<H>::kHead + p * H::head_dim + d; }
 
-  PHASEC_DEVICE void append(int p, float s, const float *v) {
+  PHASEC_DEVICE void append_row(int p, float s, const float *v) {
     float m = max[p] < s ? s : max[p];
     float alpha = math::exp2(max[p] - m), weight = math::exp2(s - m);
     sum[p] = ptx::fma(sum[p], alpha, weight);

@@ -15,20 +15,13 @@ template <class H> struct Attention {
   static constexpr int k_groups = (chunks + 3) / 4;       ///< four lanes take a chunk each
   static constexpr int v_groups = (chunks + 15) / 16;     ///< sixteen rows of an mma take a chunk each
   static constexpr int query_stride = k_groups * 4 * per_chunk + 8; ///< 16-bit values; the pad spreads pairs over banks
-  static constexpr int values = v_groups * per_chunk * 128;
+  static constexpr int groups = v_groups * per_chunk * 32; ///< of four values: what a lane has of one mma
 
   float acc[v_groups][per_chunk][4]; ///< [..][t]: dims t of chunks g and g + 8, of pairs 2 own and + 1
   float max[2], sum[2];              ///< of pairs 2 own and + 1; sums are this lane's rows only
   float score_scale[2];
   int limit[2];                      ///< the last row that they see
   int g, own;                        ///< lane / 4, lane % 4
-
-  // In memory: [group][t][lane][4].
-  PHASEC_DEVICE static int pair(int i) { return (i / 4 % 4) * 2 + i % 2; }
-  PHASEC_DEVICE static int dim(int i) {
-    int group = i / (per_chunk * 128), t = i / 128 % per_chunk, g = i / 16 % 8, half = i / 2 % 2;
-    return (group * 16 + half * 8 + g) * per_chunk + t;
-  }
 
   /// The query of a pair as 16-bit floats, and the factor of its scores. A warp a pair.
   PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
@@ -77,7 +70,7 @@ template <class H> struct Attention {
 
   /// Appends at most sixteen rows from row0 on. One warp.
   PHASEC_DEVICE void attend(const Cta &cta, const u8 *k, const u8 *v, int row0, int rows) {
-    float s[4] = {};
+    float s[4];
     scores(cta, k, s);
     float alpha[2];
 #pragma unroll
@@ -100,8 +93,8 @@ template <class H> struct Attention {
     weigh(v, rows, ptx::transpose(low), ptx::transpose(high));
   }
 
-  /// Appends the state that `from` holds. One warp; store() has added up the sums there.
-  PHASEC_DEVICE void merge(const Cta &cta, const float *from) {
+  /// Appends the state that `from` holds. One warp; put() has added up the sums there.
+  PHASEC_DEVICE void append(const Cta &cta, const float *from) {
     float fb[2], fa[2];
 #pragma unroll
     for (int c = 0; c < 2; c++) {
@@ -122,7 +115,8 @@ template <class H> struct Attention {
       }
   }
 
-  PHASEC_DEVICE void store(const Cta &cta, float *to) const {
+  /// In memory: [v group][t][lane][4]. One warp.
+  PHASEC_DEVICE void put(const Cta &cta, float *to) const {
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       float all = sum[c];
@@ -142,7 +136,81 @@ template <class H> struct Attention {
         for (int c = 0; c < 4; c++) w.word[c] = ptx::bits(acc[i][t][c]);
         ((Words4 *)(to + attn::States<H>::kHead))[(i * per_chunk + t) * 32 + cta.lane] = w;
       }
-    ptx::sync_warp();
+  }
+
+  // What follows works on states in memory, four values of two pairs at a time. All threads of a CTA share the groups.
+  struct Group {
+    float max[2], sum[2], value[4];
+
+    /// Appends n states, all loaded before the first is used.
+    template <int N> PHASEC_DEVICE void append(const float *states, int i) {
+      float m[N][2], l[N][2];
+      Words4 v[N];
+#pragma unroll
+      for (int s = 0; s < N; s++) {
+        const float *state = states + s * H::state_floats;
+        Words4 head = ((const Words4 *)state)[i % 4];
+        v[s] = ((const Words4 *)(state + attn::States<H>::kHead))[i];
+        m[s][0] = ptx::from_bits(head.word[0]), l[s][0] = ptx::from_bits(head.word[1]);
+        m[s][1] = ptx::from_bits(head.word[2]), l[s][1] = ptx::from_bits(head.word[3]);
+      }
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        float most = max[c];
+#pragma unroll
+        for (int s = 0; s < N; s++) most = ptx::max(most, m[s][c]);
+        float base = most == -math::infinity() ? 0.0f : most, by = math::exp2(max[c] - base);
+        max[c] = most;
+        sum[c] = sum[c] * by;
+        value[c] = value[c] * by;
+        value[c + 2] = value[c + 2] * by;
+#pragma unroll
+        for (int s = 0; s < N; s++) {
+          by = math::exp2(m[s][c] - base);
+          sum[c] = ptx::fma(l[s][c], by, sum[c]);
+          value[c] = ptx::fma(ptx::from_bits(v[s].word[c]), by, value[c]);
+          value[c + 2] = ptx::fma(ptx::from_bits(v[s].word[c + 2]), by, value[c + 2]);
+        }
+      }
+    }
+    PHASEC_DEVICE void clear() {
+#pragma unroll
+      for (int c = 0; c < 2; c++) {
+        max[c] = -math::infinity();
+        sum[c] = value[c] = value[c + 2] = 0.0f;
+      }
+    }
+  };
+
+  PHASEC_DEVICE static Group merge_warps(const float *states, int i, int) {
+    Group group;
+    group.clear();
+    group.template append<attn::States<H>::kCount>(states, i);
+    return group;
+  }
+  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i, int) {
+    Group group;
+    group.clear();
+    int c = 0;
+#pragma unroll 1
+    for (; c + 4 <= count; c += 4) group.template append<4>(chunks + c * H::state_floats, i);
+#pragma unroll 1
+    for (; c < count; c++) group.template append<1>(chunks + c * H::state_floats, i);
+    return group;
+  }
+  PHASEC_DEVICE static void store(const Group &group, float *to, int i) {
+    Words4 w;
+#pragma unroll
+    for (int c = 0; c < 4; c++) w.word[c] = ptx::bits(group.value[c]);
+    ((Words4 *)(to + attn::States<H>::kHead))[i] = w;
+    if (i < 4) ((Words4 *)to)[i] = Words4{{ptx::bits(group.max[0]), ptx::bits(group.sum[0]), ptx::bits(group.max[1]), ptx::bits(group.sum[1])}};
+  }
+  PHASEC_DEVICE static void finish(const Cta &cta, const attn::Unit &u, int i, const Group &group) {
+    int lane = i % 32, t = i / 32 % per_chunk, chunk = i / (32 * per_chunk) * 16 + lane / 4;
+#pragma unroll
+    for (int c = 0; c < 4; c++)
+      attn::finish<H>(cta, u, lane % 4 * 2 + c % 2, (chunk + c / 2 * 8) * per_chunk + t,
+                      attn::Part{group.max[c % 2], group.sum[c % 2], group.value[c]});
   }
 
 private:
@@ -163,6 +231,7 @@ private:
   /// s = q k of rows g and g + 8 with pairs 2 own and + 1.
   PHASEC_DEVICE void scores(const Cta &cta, const u8 *k, float (&s)[4]) const {
     const u16 *q = (const u16 *)(cta.shared + H::queries_offset) + g * query_stride;
+    float part[4][4] = {}; // short chains
 #pragma unroll
     for (int j = 0; j < k_groups; j++) {
       // Neighbouring chunks for the four lanes, or every other one where rows are long enough to spread them over banks.
@@ -180,15 +249,17 @@ private:
         for (int half = 0; half < 2; half++) {
           if constexpr (f16) {
             u32 w = low.word[m + half], w8 = high.word[m + half];
-            multiply(s, {ptx::e4m3x2_to_f16x2(w), ptx::e4m3x2_to_f16x2(w8), ptx::e4m3x2_to_f16x2(w >> 16), ptx::e4m3x2_to_f16x2(w8 >> 16)},
+            multiply(part[m + half], {ptx::e4m3x2_to_f16x2(w), ptx::e4m3x2_to_f16x2(w8), ptx::e4m3x2_to_f16x2(w >> 16), ptx::e4m3x2_to_f16x2(w8 >> 16)},
                      x.word[2 * half], x.word[2 * half + 1]);
           } else {
-            multiply(s, {low.word[2 * half], high.word[2 * half], low.word[2 * half + 1], high.word[2 * half + 1]},
+            multiply(part[j % 2 * 2 + half], {low.word[2 * half], high.word[2 * half], low.word[2 * half + 1], high.word[2 * half + 1]},
                      x.word[2 * half], x.word[2 * half + 1]);
           }
         }
       }
     }
+#pragma unroll
+    for (int c = 0; c < 4; c++) s[c] = (part[0][c] + part[1][c]) + (part[2][c] + part[3][c]);
   }
 
   /// Half a chunk of a row; zero for rows and chunks that are not there.

@@ -203,6 +203,7 @@ struct Body {
   std::vector<Region> regions;
   std::vector<Event> events;
   std::vector<Step> steps;
+  bool leaves_by_tile = false; ///< the next instance waits for the last step's row tiles, not for every CTA
 };
 
 /// One layer instance of the launch.
@@ -236,6 +237,9 @@ struct Plan {
   int64_t counters = 0;        ///< u32 words of events and elections at the head of the workspace
   int table_entries = 0;       ///< per instance (the largest body's)
 };
+
+/// Whether what is behind a wait in step `from` lies before step `to`: they are one, or an event leads on.
+bool leadsTo(const Body &body, int from, int to);
 
 /// Plans one launch of `module` (its last stack, or its last layer). Pure: equal inputs give equal plans.
 /// ErrorKind::Input for a schedule the layer cannot take, with the limit and the knob to change.

@@ -21,9 +21,23 @@ public:
         if (int w = writer(read.region, step.id); w >= 0 && !ordered(w, step.id)) needed = std::max(needed, w);
       if (needed < 0) continue;
       std::string why;
-      bool counter = slicesMatch(body_.steps[needed], step, &why) && onlyFrom(needed, step);
-      add(counter ? EventKind::Counter : EventKind::Grid, needed, step.id,
-          counter ? "readers need one slice each: " + why : "every CTA reads what all CTAs wrote");
+      const Step &from = body_.steps[needed];
+      bool only = onlyFrom(needed, step), counter = only && slicesMatch(from, step, &why), tiles = only && finishesTiles(from);
+      add(counter || tiles ? EventKind::Counter : EventKind::Grid, needed, step.id,
+          counter ? "readers need one slice each: " + why
+          : tiles ? "every CTA reads what all CTAs wrote, and it is complete with the last row tile"
+                  : "every CTA reads what all CTAs wrote");
+    }
+  }
+
+  /// A step that finishes row tiles says itself when all are there. Everything before it must lie before some tile.
+  void leave() {
+    int last = int(body_.steps.size()) - 1;
+    body_.leaves_by_tile = finishesTiles(body_.steps[size_t(last)]);
+    for (int s = 0; s < last; s++) {
+      bool before = std::any_of(body_.events.begin(), body_.events.end(),
+                                [&](const Event &e) { return e.from_step == s && leadsTo(body_, e.to_step, last); });
+      body_.leaves_by_tile = body_.leaves_by_tile && before;
     }
   }
 
@@ -34,7 +48,7 @@ public:
       if (from < 0 || to < 0 || from >= to)
         return Status::input("event " + edge + ": both ends are computed in one step, so nothing can wait there; remove the event");
       std::string why;
-      if (e.kind == EventKind::Counter && !slicesMatch(body_.steps[from], body_.steps[to], &why))
+      if (e.kind == EventKind::Counter && !slicesMatch(body_.steps[from], body_.steps[to], &why) && !finishesTiles(body_.steps[from]))
         return Status::input("event counter " + edge + ": slices of `" + body_.steps[from].label + "` and `" + body_.steps[to].label +
                              "` do not correspond; write `event grid " + edge + "`");
       add(e.kind, from, to, "written");
@@ -51,9 +65,16 @@ private:
   }
 
   bool ordered(int from, int to) const {
-    for (const Event &e : body_.events)
+    for (const Event &e : body_.events) {
       if (e.kind == EventKind::Grid && e.from_step >= from && e.to_step <= to) return true;
+      if (e.slices == 1 && e.from_step == from && leadsTo(body_, e.to_step, to)) return true;
+    }
     return false;
+  }
+
+  /// Rows of the step's only result are finished tile by tile, each by one warp.
+  static bool finishesTiles(const Step &s) {
+    return (s.op == Op::wo || s.op == Op::fc2) && (s.gemv.fold == Fold::Direct || s.gemv.fold == Fold::ElectedWarp);
   }
 
   /// True when everything unordered that `step` reads comes from step `from`.
@@ -103,6 +124,8 @@ private:
     } else if (from.op == Op::attn) {
       e.slices = int(layer_.dim("kv_heads"));
       e.arrivals.assign(e.slices, group * plan_.tokens_max);
+    } else if (from.op != Op::fc1) {
+      e.arrivals = {from.gemv.tiles};
     } else {
       const Gemv &g = to.gemv;
       e.slices = g.slots;
@@ -150,9 +173,15 @@ private:
 
 Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer) {
   Events events(plan, body, layer);
-  if (layer.sync == ir::Sync::Explicit) return events.takeWritten();
-  events.insertAuto();
+  if (layer.sync == ir::Sync::Explicit) PHASEC_TRY(events.takeWritten());
+  else events.insertAuto();
+  events.leave();
   return {};
 }
 
 } // namespace phasec::planning
+
+bool phasec::leadsTo(const Body &body, int from, int to) {
+  return from == to || std::any_of(body.events.begin(), body.events.end(),
+                                   [&](const Event &e) { return e.to_step == to && e.from_step >= from && leadsTo(body, from, e.from_step); });
+}

@@ -14,6 +14,20 @@ namespace {
 
 using Map = Access::Map;
 
+/// Whether a step lies behind the wait of another: it is the same, or it waits for a step that does.
+bool behind(const Body &body, int wait, int step) {
+  if (wait == step) return true;
+  for (const Event &e : body.events)
+    if (e.to_step == step && e.from_step >= wait && behind(body, wait, e.from_step)) return true;
+  return false;
+}
+
+/// A counter without slices that every row tile arrives at covers all that the step writes.
+bool countsTiles(const Body &body, const Event &e) {
+  const Gemv &g = body.steps[e.from_step].gemv;
+  return e.slices == 1 && g.rows > 0 && e.arrivals == std::vector<int64_t>{g.tiles};
+}
+
 /// What a counter event's slices stand for: how its writer's and reader's maps must look for a slice to cover a read.
 bool counterCovers(const Event &e, Map write, Map read, int slots) {
   if (write == Map::ByKvHead && read == Map::ByKvHead) return true;
@@ -22,6 +36,7 @@ bool counterCovers(const Event &e, Map write, Map read, int slots) {
 
 bool covers(const Body &body, const Event &e, int writer, const Access &write, int reader, const Access &read) {
   if (e.kind == ir::EventKind::Grid) return e.from_step >= writer && e.to_step <= reader;
+  if (e.from_step == writer && countsTiles(body, e) && behind(body, e.to_step, reader)) return true;
   return e.from_step == writer && e.to_step == reader && counterCovers(e, write.map, read.map, body.steps[reader].gemv.slots);
 }
 

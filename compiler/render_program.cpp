@@ -232,7 +232,13 @@ private:
   }
 
   void rowsOut(llvm::raw_ostream &out, const Step &s, int residual, int result) {
-    out << "struct " << name(s) << "Out : Launch {\n  using Residual = " << region(residual) << ";\n  using Y = " << region(result) << ";\n};\n";
+    out << "struct " << name(s) << "Out : Launch {\n  using Residual = " << region(residual) << ";\n  using Y = " << region(result) << ";\n";
+    const Event *e = counterSignal(s);
+    bool leaves = body_.leaves_by_tile && &s == &body_.steps.back();
+    out << "  PHASEC_DEVICE static void signal(const Cta &" << (e || leaves ? "cta" : "") << ") {";
+    if (e) out << " event::arrive_warp<" << eventName(e->id) << ">(cta, 0, 1u);";
+    if (leaves) out << " launch::leave<Launch>(cta);";
+    out << " }\n};\n";
   }
 
   void normStep(llvm::raw_ostream &out, const Step &s) {
@@ -452,9 +458,15 @@ private:
         first_call.push_back(calls);
         calls += int(plan_.bodies[i.body].steps.size());
       }
-      out << "// per instance: body, its occurrence, first call\nPHASEC_TABLE int instance_table[][3] = {";
-      for (size_t i = 0; i < plan_.instances.size(); i++)
-        out << (i ? ", " : "") << "{" << plan_.instances[i].body << ", " << plan_.instances[i].occurrence << ", " << first_call[i] << "}";
+      out << "// per instance: body, its occurrence, first call, arrivals so far by row tiles and by whole CTAs\nPHASEC_TABLE int instance_table[][5] = {";
+      int64_t tiles = 0, ctas = 0;
+      for (size_t i = 0; i < plan_.instances.size(); i++) {
+        const Body &b = plan_.bodies[plan_.instances[i].body];
+        if (b.leaves_by_tile) tiles += b.steps.back().gemv.tiles;
+        else ctas += i + 1 < plan_.instances.size();
+        out << (i ? ", " : "") << "{" << plan_.instances[i].body << ", " << plan_.instances[i].occurrence << ", " << first_call[i] << ", "
+            << tiles << ", " << ctas << "}";
+      }
       out << "};\nPHASEC_TABLE int body_steps[][2] = {";
       for (size_t b = 0; b < plan_.bodies.size(); b++)
         out << (b ? ", " : "") << "{" << first_step_[b] << ", " << first_step_[b] + int(plan_.bodies[b].steps.size()) << "}";
@@ -466,6 +478,7 @@ private:
     out << "  PHASEC_DEVICE static int steps_end(int" << i << ") { return " << (many ? body + "[1]" : std::to_string(steps)) << "; }\n";
     out << "  PHASEC_DEVICE static int calls_begin(int instance) { return "
         << (many ? "instance_table[instance][2]" : "instance * " + std::to_string(steps)) << "; }\n";
+    arrivals(out, many);
     out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
     for (BodyText &b : bodies_) b.openCases(out);
     out << "    default: break;\n    }\n  }\n";
@@ -481,6 +494,27 @@ private:
     runFunction(out, many);
     out << "};\n";
     return out.str();
+  }
+
+  /// What the event between instances counts: row tiles of the last step, or CTAs (never after the last instance).
+  void arrivals(llvm::raw_ostream &out, bool many) const {
+    if (plan_.instances.size() == 1) return;
+    const Body &only = plan_.bodies[0];
+    std::string by_cta = many ? "false" : only.leaves_by_tile ? "false" : "true", count;
+    if (many) {
+      by_cta.clear();
+      for (size_t b = 0; b < plan_.bodies.size(); b++)
+        if (!plan_.bodies[b].leaves_by_tile) by_cta += (by_cta.empty() ? "" : " || ") + ("instance_table[instance][0] == " + std::to_string(b));
+      count = "instance_table[instance][3] + instance_table[instance][4] * cta.ctas";
+    } else if (only.leaves_by_tile) {
+      count = "(instance + 1) * " + std::to_string(only.steps.back().gemv.tiles);
+    } else {
+      count = "(instance + 1 < Launch::instances ? instance + 1 : instance) * cta.ctas";
+    }
+    bool names_cta = count.find("cta.") != std::string::npos, names_instance = by_cta.find("instance") != std::string::npos;
+    out << "  PHASEC_DEVICE static int arrivals(const Cta &" << (names_cta ? "cta" : "") << ", int instance) { return " << count << "; }\n";
+    out << "  PHASEC_DEVICE static bool leaves_by_cta(int" << (names_instance ? " instance" : "") << ") { return "
+        << (by_cta.empty() ? "false" : by_cta) << "; }\n";
   }
 
   void runFunction(llvm::raw_ostream &out, bool many) const {

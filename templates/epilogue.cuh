@@ -18,6 +18,7 @@ template <class H> struct Finish {
       int row = tile * gemv::kTileRows + i % gemv::kTileRows;
       if (row < G::rows) store<H>(cta, i / gemv::kTileRows, row, G::rows, sums[i]);
     }
+    H::signal(cta);
   }
 };
 

@@ -35,16 +35,23 @@ template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
 }
 
 /// Between two instances of a stack: everything of the one is visible to all CTAs before the next begins. A launch that
-/// covers only some calls arrives after the one's last call and waits before the other's first.
+/// covers only some calls arrives in the one's last call and waits before the other's first.
 template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta, int instance) {
   int next = Program::calls_begin(instance + 1);
   u32 *counter = cta.counters + L::instance_counter;
   ptx::sync_workers();
   if (ptx::thread() == 0) {
-    if (cta.runs(next - 1)) ptx::arrive_release(counter, 1u);
-    if (cta.runs(next)) event::spin(counter, (cta.epoch * u32(L::instances - 1) + u32(instance) + 1u) * u32(cta.ctas));
+    if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
+    u32 before = cta.epoch * u32(Program::arrivals(cta, L::instances - 1));
+    if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(cta, instance)));
   }
   ptx::sync_workers();
+}
+
+/// One warp has finished a row tile of an instance's last step.
+template <class L> PHASEC_DEVICE void leave(const Cta &cta) {
+  ptx::sync_warp();
+  if (L::instances > 1 && cta.lane == 0) ptx::arrive_release(cta.counters + L::instance_counter, 1u);
 }
 
 /// The CTA that leaves last completes the epoch: the counters are ready for the next launch without the host's help.

@@ -45,6 +45,7 @@ struct Wo : Launch {
 struct Gather : Launch {
   using Residual = Bound<bf16, 3>;
   using Y = Bound<float, 4>;
+  PHASEC_DEVICE static void signal(const Cta &) {}
 };
 //@ end
 
@@ -77,7 +78,8 @@ PHASEC_KERNEL(Launch::threads + 32) phasec_layer(const __grid_constant__ Args ar
   for (int instance = 0; instance < Launch::instances; instance++) {
     cta.table = cta.launch_table + (i64)instance * Launch::table_entries;
     Program::run(cta, ring, folded, instance);
-    if (instance + 1 < Launch::instances) launch::next_instance<Launch, Program>(cta, instance);
+    if constexpr (Launch::instances > 1)
+      if (instance + 1 < Launch::instances) launch::next_instance<Launch, Program>(cta, instance);
   }
   launch::close<Launch>(cta);
 }

@@ -83,8 +83,10 @@ template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
   Cursor cursor{0, L::first_step, 0, -1, 0, 0, 0, 0, 0};
   Item<L> item{};
   u32 issued = 0;
-  bool more = cta.warp < L::warps && next<Program, L>(cta, cursor, item);
-  while (ptx::any(more)) {
+  bool more = cta.warp < L::warps, ready = false;
+  for (;;) {
+    if (more && !ready) more = ready = next<Program, L>(cta, cursor, item);
+    if (!ptx::any(more)) return;
     bool mine = more && issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;
     if (!ptx::any(mine)) {
       ptx::feeder_pause();
@@ -102,7 +104,7 @@ template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
     ptx::stream_commit(mine, bar);
     if (!mine) continue;
     issued++;
-    more = next<Program, L>(cta, cursor, item);
+    ready = false;
   }
 }
 

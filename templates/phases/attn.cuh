@@ -19,6 +19,9 @@ struct Unit {
   bool found;
 };
 
+/// The CTA's unit in shared memory: what is needed behind the rows need not be kept in registers over them.
+template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return *(Unit *)(cta.shared + H::L::scratch_offset + 16); }
+
 } // namespace attn
 
 // What core/<math>/ provides: the state of one warp's eight pairs. It has `values` floats in an order of its own.
@@ -81,9 +84,9 @@ template <class H> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cur
   item.stride = u32(H::row_stride);
   item.once = false;
   const u8 *base = (const u8 *)table[c.fold ? H::S::cache_v : H::S::cache_k];
+  sequences::Rows<typename H::S> rows(cta, table, c.sequence, c.head);
 #pragma unroll
-  for (int i = 0; i < H::block_rows; i++)
-    if (i < item.pieces) item.from[i] = base + sequences::row_offset<typename H::S>(cta, table, c.sequence, c.row + i, c.head);
+  for (int i = 0; i < H::block_rows; i++) item.from[i] = base + rows.offset(i < item.pieces ? c.row + i : c.row);
   if (c.fold) c.row += item.pieces;
   c.fold ^= 1;
   return true;
@@ -125,7 +128,7 @@ template <class H> PHASEC_DEVICE void finish(const Cta &cta, const Unit &u, int 
 
 /// The chunk's states are in shared memory: merges them. The only chunk of a tile is finished at once; others wait for the
 /// tile's last, whose CTA merges all of them in order. All threads.
-template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit &u) {
+template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
   using Core = core::Attention<H>;
   constexpr int token_tiles = (H::group + kPairs - 1) / kPairs;
   int tile = (u.head * H::tokens + u.first_token) * token_tiles + u.tile;
@@ -155,6 +158,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     ptx::sync_workers(); // nobody reads the previous unit's states any more
     Core core;
     core.stage(cta, u);
+    if (ptx::thread() == 0) shared_unit<H>(cta) = u;
     u8 *fresh = (u8 *)States<H>::of(cta, 0);
     int cached = (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows, blocks = cached;
     if (H::fresh_rows && u.chunk == u.chunks - 1) {
@@ -191,7 +195,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       core.put(cta, mine);
     }
     ptx::sync_workers();
-    merge<H>(cta, u);
+    merge<H>(cta, shared_unit<H>(cta));
   }
 }
 

@@ -222,7 +222,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
     for (Step &s : body.steps) {
       if (s.gemv.fold == Fold::ElectedWarp) s.gemv.elections = take(s.gemv.tiles);
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
-      if (s.op == ir::Op::qkv) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
+      if (s.op == ir::Op::qkv && !s.gemv.raw) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
       if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("kv_heads") * plan.tokens_max * s.attention.pair_tiles);
     }
   }
@@ -311,6 +311,7 @@ void sizeAttention(Plan &plan, const ir::Module &module) {
       if (s.op != ir::Op::attn) continue;
       int64_t kv_heads = module.layers[body.layer].dim("kv_heads"), knob = plan.schedule.integer("kv_splits");
       int64_t fill = ceilDiv(plan.target->sm_counts.front(), kv_heads);
+      s.attention.chunk_rows = plan.warps * s.attention.block_rows; // a block a warp: less is only latency
       s.attention.kv_splits = int(knob ? knob : std::clamp<int64_t>(fill, 1, 64));
       body.regions[s.attention.partials_region].shape[3] = s.attention.kv_splits;
     }

@@ -155,6 +155,7 @@ struct Gemv {
   int segment_granules = 0;    ///< of the longest segment
   int head_elections = -1;     ///< qkv: one counter per head
   int raw_region = -1;         ///< qkv: f32 [tokens, rows] before norm and rotation
+  bool raw = false;            ///< qkv: attention finishes the heads; nothing but the raw sums is left
 
   /// The checkpoint row that image row `row` holds, or -1 for padding.
   int64_t checkpointRow(int64_t row) const;
@@ -171,6 +172,7 @@ struct Attention {
   int state_floats = 0;        ///< of a pair tile's state: maxima and sums, then the weighted values of whole 256-byte pieces
   ir::ValueId kv = ir::kNone;
   bool fresh_rows = false;     ///< this step's K and V come from the workspace (they are produced in this launch)
+  int heads_step = -1;         ///< the qkv step whose raw sums this step finishes; -1: q, gate, K and V are there
   int partials_region = -1;    ///< f32 [kv_heads, tokens * pair_tiles, kv_splits, state_floats]
   int elections = -1;
   float scale = 0;             ///< softmax scale

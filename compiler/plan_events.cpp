@@ -120,7 +120,8 @@ private:
     int64_t group = layer_.dim("kv_heads") ? layer_.dim("heads") / layer_.dim("kv_heads") : 0;
     if (from.op == Op::qkv) {
       e.slices = int(layer_.dim("kv_heads"));
-      e.arrivals.assign(e.slices, group * (from.results[1] >= 0 ? 2 : 1) + 2);
+      bool gated = layer_.phases[from.phase].results.size() > 1;
+      e.arrivals.assign(e.slices, (group * (gated ? 2 : 1) + 2) * (from.gemv.raw ? from.gemv.head_dim / kTileRows : 1));
     } else if (from.op == Op::attn) {
       e.slices = int(layer_.dim("kv_heads"));
       e.arrivals.assign(e.slices, group * plan_.tokens_max);

@@ -108,6 +108,21 @@ private:
     return true;
   }
 
+  /// Whether an attention of the same cache takes what a qkv phase makes, and nobody else does.
+  bool onlyAttended(const ir::Phase &qkv) const {
+    const ir::Phase *attn = nullptr;
+    for (ValueId v : qkv.results) {
+      if (std::count(layer_.returns.begin(), layer_.returns.end(), v)) return false;
+      for (const ir::Phase &p : layer_.phases) {
+        if (!std::count(p.operands.begin(), p.operands.end(), v)) continue;
+        if (p.op != Op::attn || p.operands[1] != qkv.operands[2] || (attn && attn != &p)) return false;
+        attn = &p;
+      }
+    }
+    return attn && attn->operands[0] == qkv.results[0] && (attn->operands.size() > 2) == (qkv.results.size() > 1) &&
+           (attn->operands.size() <= 2 || attn->operands[2] == qkv.results[1]);
+  }
+
   Operand operand(ValueId v) {
     Operand o;
     const ir::Phase *producer = layer_.producer(v);
@@ -195,15 +210,21 @@ private:
     step.gemv.head_dim = int(hd);
     if (p.results.size() > 1 && attrs.gate_rows == ir::GateRows::PerHead) step.gemv.row_map = RowMap::GatePerHead;
     step.gemv.raw_region = addWorkspace("qkv.raw", "f32", {ir::kTokensExtent, step.gemv.rows});
+    step.gemv.raw = onlyAttended(p);
     auto entry = [&](ValueId v) { return v == kNone ? -1 : region_of_[v]; };
     step.operands = {step.gemv.operand.region, region_of_[p.operands[1]], region_of_[p.operands[2]],
                      entry(attrs.bias), entry(attrs.q_norm), entry(attrs.k_norm), entry(attrs.rope)};
-    step.results = {resultRegion(p.results[0]), p.results.size() > 1 ? resultRegion(p.results[1]) : -1,
-                    addWorkspace(kv.name + ".fresh_k", ir::name(kv.cache.dtype), {ir::kTokensExtent, kv_heads, hd}),
-                    addWorkspace(kv.name + ".fresh_v", ir::name(kv.cache.dtype), {ir::kTokensExtent, kv_heads, hd})};
     read(step, step.gemv.operand.region, Access::Map::All);
-    for (int r : step.results)
-      if (r >= 0) step.writes.push_back({r, Access::Map::ByKvHead});
+    if (step.gemv.raw) {
+      step.results = {-1, -1, -1, -1};
+      step.writes.push_back({step.gemv.raw_region, Access::Map::ByKvHead});
+    } else {
+      step.results = {resultRegion(p.results[0]), p.results.size() > 1 ? resultRegion(p.results[1]) : -1,
+                      addWorkspace(kv.name + ".fresh_k", ir::name(kv.cache.dtype), {ir::kTokensExtent, kv_heads, hd}),
+                      addWorkspace(kv.name + ".fresh_v", ir::name(kv.cache.dtype), {ir::kTokensExtent, kv_heads, hd})};
+      for (int r : step.results)
+        if (r >= 0) step.writes.push_back({r, Access::Map::ByKvHead});
+    }
     body_.steps.push_back(std::move(step));
   }
 
@@ -219,9 +240,15 @@ private:
     for (const Step &s : body_.steps)
       if (s.op == Op::qkv && layer_.phases[s.phase].operands[2] == a.kv) qkv = &s;
     a.fresh_rows = qkv != nullptr;
-    step.operands = {resultRegion(p.operands[0]), region_of_[a.kv], p.operands.size() > 2 ? resultRegion(p.operands[2]) : -1,
-                     qkv ? qkv->results[2] : -1, qkv ? qkv->results[3] : -1};
-    for (int i : {0, 2, 3, 4}) read(step, step.operands[i], Access::Map::ByKvHead);
+    if (qkv && qkv->gemv.raw) {
+      a.heads_step = qkv->id;
+      step.operands = {-1, region_of_[a.kv], -1, -1, -1};
+      read(step, qkv->gemv.raw_region, Access::Map::ByKvHead);
+    } else {
+      step.operands = {resultRegion(p.operands[0]), region_of_[a.kv], p.operands.size() > 2 ? resultRegion(p.operands[2]) : -1,
+                       qkv ? qkv->results[2] : -1, qkv ? qkv->results[3] : -1};
+      for (int i : {0, 2, 3, 4}) read(step, step.operands[i], Access::Map::ByKvHead);
+    }
     step.results = {resultRegion(p.results[0])};
     step.writes.push_back({step.results[0], Access::Map::ByKvHead});
     a.row_bytes = int(hd * ir::bytes(value(a.kv).cache.dtype));

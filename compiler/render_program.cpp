@@ -295,16 +295,17 @@ private:
     auto flag = [](bool b) { return b ? "true" : "false"; };
     out << "struct " << name(s) << "Out : Launch {\n  using S = " << name(s) << "Kv;\n";
     out << "  static constexpr int heads = " << layer_.dim("heads") << ", kv_heads = " << layer_.dim("kv_heads") << ", head_dim = " << layer_.dim("head_dim")
-        << ", rotary = " << (a.rope == ir::kNone ? 0 : a.rotary) << ";\n";
+        << ", rotary = " << (a.rope == ir::kNone ? 0 : a.rotary) << ", rows = " << s.gemv.rows << ";\n";
     out << "  static constexpr int kv_scales = " << scalesEntry(s.operands[2], kv) << ", head_elections = " << s.gemv.head_elections << ";\n";
-    out << "  static constexpr bool gated = " << flag(s.results[1] >= 0) << ", append = " << flag(a.append)
+    out << "  static constexpr bool gated = " << flag(p.results.size() > 1) << ", append = " << flag(a.append)
         << ", one_plus = " << flag(a.gamma == ir::NormGamma::OnePlus) << ", interleaved = " << flag(a.pairing == ir::Pairing::Interleaved) << ";\n";
     out << "  PHASEC_DEVICE static float eps() { return " << exactFloat(float(a.eps)) << "; }\n";
     out << "  using Raw = " << region(s.gemv.raw_region) << ";\n";
+    out << "  PHASEC_DEVICE static int checkpoint_row(int row) { return " << checkpointRow(s.gemv) << "; }\n";
     const char *names[] = {"Bias", "QNorm", "KNorm", "Rope"};
     for (int i = 0; i < 4; i++) out << "  using " << names[i] << " = " << region(s.operands[3 + i]) << ";\n";
     const char *results[] = {"Q", "Gate", "Fresh", "FreshV"};
-    for (int i = 0; i < 4; i++) out << "  using " << results[i] << " = " << region(s.results[i]) << ";\n";
+    for (int i = 0; i < 4 && !s.gemv.raw; i++) out << "  using " << results[i] << " = " << region(s.results[i]) << ";\n";
     const Event *e = counterSignal(s);
     out << "  PHASEC_DEVICE static void signal(const Cta &" << (e ? "cta" : "") << ", int" << (e ? " kv_head" : "") << ") {";
     if (e) out << " event::arrive_warp<" << eventName(e->id) << ">(cta, kv_head, 1u);";
@@ -325,8 +326,12 @@ private:
         << ", kv_scales = " << scalesEntry(s.operands[1], kv) << ", elections = " << a.elections << ";\n";
     out << "  static constexpr bool fresh_rows = " << (a.fresh_rows ? "true" : "false") << ";\n";
     out << "  PHASEC_DEVICE static float scale() { return " << exactFloat(a.scale) << "; }\n";
-    out << "  using Q = " << region(s.operands[0]) << ";\n  using Gate = " << region(s.operands[2]) << ";\n";
-    out << "  using Fresh = " << fresh(s.operands[3], kv) << ";\n  using FreshV = " << fresh(s.operands[4], kv) << ";\n";
+    bool raw = a.heads_step >= 0;
+    out << "  static constexpr bool gated = " << (layer_.phases[s.phase].operands.size() > 2 ? "true" : "false") << ";\n";
+    out << "  using Heads = " << (raw ? name(body_.steps[a.heads_step]) + "Out" : "Absent") << ";\n";
+    if (!raw)
+      out << "  using Q = " << region(s.operands[0]) << ";\n  using Gate = " << region(s.operands[2]) << ";\n  using Fresh = "
+          << fresh(s.operands[3], kv) << ";\n  using FreshV = " << fresh(s.operands[4], kv) << ";\n";
     out << "  using Y = " << region(s.results[0]) << ";\n  using Partials = " << region(a.partials_region) << ";\n";
     await(out, s);
     const Event *e = counterSignal(s);
@@ -349,7 +354,7 @@ private:
       bool keep = s.results[0] < 0 || s.gemv.fold == Fold::ElectedCta || s.gemv.fold == Fold::Consumers;
       return "gemv::run<" + n + ", " + (keep ? "wo::KeepSlots" : "gather::Finish<" + n + "Out>") + ">(cta, ring, folded);";
     }
-    default: return "gemv::run<" + n + ", " + ir::name(s.op) + "::Finish<" + n + "Out>>(cta, ring, folded);";
+    default: return "gemv::run<" + n + ", " + ir::name(s.op) + (s.gemv.raw ? "::Raw<" : "::Finish<") + n + "Out>>(cta, ring, folded);";
     }
   }
 

@@ -3,7 +3,7 @@
 // part of the chunk; this step's own rows, if they are produced in this launch, come from the workspace and never from the
 // cache. Warps merge in a tree; a tile's chunks are merged in order by the CTA that completes the last one.
 #pragma once
-#include "../sequences.cuh"
+#include "../heads.cuh"
 #include "../stream.cuh"
 
 namespace attn {
@@ -104,14 +104,60 @@ template <class H> struct States {
   PHASEC_DEVICE static float *of(const Cta &cta, int i) { return (float *)(cta.shared + H::states_offset) + i * H::state_floats; }
 };
 
-/// This step's rows of the unit's sequence, K then V, as a ring's stage holds them. All threads.
+/// The query of a pair, rounded to bf16: from a value of the layer, or finished here from the raw sums of qkv. Zero for pairs
+/// behind the tile's last. One warp.
+template <class H> PHASEC_DEVICE heads::Head<H> query(const Cta &cta, const Unit &u, int p) {
+  heads::Head<H> h{};
+  if (p >= u.pairs) return h;
+  p += u.tile * kPairs;
+  int token = u.first_token + p / H::group, head = u.head * H::group + p % H::group;
+  if constexpr (present<typename H::Heads>) {
+    auto finished = heads::finished<typename H::Heads>(cta, token, head, u.context + p / H::group);
+#pragma unroll
+    for (int j = 0; j < h.dims; j++) h.v[j] = numeric::from_bf16(numeric::to_bf16(finished.v[j]));
+  } else {
+    const bf16 *from = H::Q::at(cta) + ((i64)token * H::heads + head) * H::head_dim + cta.lane;
+#pragma unroll
+    for (int j = 0; j < h.dims; j++)
+      if (h.has(j)) h.v[j] = numeric::load(from + 32 * j);
+  }
+  return h;
+}
+
+/// This step's rows of the unit's sequence, K then V, as a ring's stage holds them: copied, or finished here and appended
+/// to the cache by the sequence's first tile. All threads.
 template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u, u8 *to) {
-  constexpr int words = H::row_bytes / 16;
-  for (int i = ptx::thread(); i < 2 * u.tokens * words; i += H::threads) {
-    int row = i / words, v = row >= u.tokens;
-    const Words4 *from = (const Words4 *)(v ? H::FreshV::at(cta) : H::Fresh::at(cta));
-    from += ((i64)(u.first_token + row - v * u.tokens) * H::kv_heads + u.head) * words;
-    ((Words4 *)(to + row * H::row_stride))[i % words] = from[i % words];
+  if constexpr (present<typename H::Heads>) {
+    using Q = typename H::Heads;
+    using Row = typename H::Row;
+    for (int job = (cta.warp + kPairs) % H::warps; job < 2 * u.tokens; job += H::warps) { // the first warps have the queries
+      int v = job >= u.tokens, t = job - v * u.tokens;
+      auto h = heads::finished<Q>(cta, u.first_token + t, (v ? heads::Rows<Q>::v0 : heads::Rows<Q>::k0) + u.head, u.context + t);
+      float scale = heads::kv_scale<Q>(cta, v);
+      heads::store_row(cta, h, scale, (Row *)(to + job * H::row_stride));
+      if (Q::append && u.tile == 0) heads::store_row(cta, h, scale, heads::cache_row<Q, Row>(cta, u.sequence, u.context + t, u.head, v));
+    }
+  } else {
+    constexpr int words = H::row_bytes / 16;
+    for (int i = ptx::thread(); i < 2 * u.tokens * words; i += H::threads) {
+      int row = i / words, v = row >= u.tokens;
+      const Words4 *from = (const Words4 *)(v ? H::FreshV::at(cta) : H::Fresh::at(cta));
+      from += ((i64)(u.first_token + row - v * u.tokens) * H::kv_heads + u.head) * words;
+      ((Words4 *)(to + row * H::row_stride))[i % words] = from[i % words];
+    }
+  }
+}
+
+/// The gate of a pair's value.
+template <class H> PHASEC_DEVICE float gate(const Cta &cta, int token, int head, int dim) {
+  if constexpr (present<typename H::Heads>) {
+    using Q = typename H::Heads;
+    int row = (H::heads + head) * H::head_dim + dim;
+    float v = Q::Raw::at(cta)[(i64)token * Q::rows + row];
+    if (present<typename Q::Bias>) v = v + numeric::load(Q::Bias::at(cta) + Q::checkpoint_row(row - dim) + dim);
+    return numeric::from_bf16(numeric::to_bf16(v));
+  } else {
+    return numeric::load(H::Gate::at(cta) + ((i64)token * H::heads + head) * H::head_dim + dim);
   }
 }
 
@@ -119,11 +165,11 @@ template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u,
 template <class H> PHASEC_DEVICE void finish(const Cta &cta, const Unit &u, int pair, int dim, const Part &p) {
   if (pair >= u.pairs || dim >= H::head_dim) return;
   pair += u.tile * kPairs;
-  i64 at = ((i64)(u.first_token + pair / H::group) * H::heads + u.head * H::group + pair % H::group) * H::head_dim + dim;
+  int token = u.first_token + pair / H::group, head = u.head * H::group + pair % H::group;
   float o = ptx::div(p.value, p.sum);
   if (H::kv_scales >= 0) o = o * ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
-  if (present<typename H::Gate>) o = o * math::sigmoid(numeric::load(H::Gate::at(cta) + at));
-  numeric::store(H::Y::at(cta) + at, o);
+  if (H::gated) o = o * math::sigmoid(gate<H>(cta, token, head, dim));
+  numeric::store(H::Y::at(cta) + ((i64)token * H::heads + head) * H::head_dim + dim, o);
 }
 
 /// The chunk's states are in shared memory: merges them. The only chunk of a tile is finished at once; others wait for the

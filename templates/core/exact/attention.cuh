@@ -13,12 +13,14 @@ template <class H> struct Attention {
   float score_scale;
   int position, pair0, pairs; ///< of the tile's first token; its first pair within that token
 
-  /// Queries as fp32 [pairs][head_dim]. All threads.
+  /// Queries as fp32 [pairs][head_dim]. All threads; a warp a pair.
   PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
     float *to = (float *)(cta.shared + H::queries_offset);
-    for (int i = ptx::thread(); i < u.pairs * H::head_dim; i += H::threads) {
-      int p = u.tile * pairs_max + i / H::head_dim, token = u.first_token + p / H::group, head = u.head * H::group + p % H::group;
-      to[i] = numeric::load(H::Q::at(cta) + ((i64)token * H::heads + head) * H::head_dim + i % H::head_dim);
+    for (int p = cta.warp; p < u.pairs; p += H::warps) {
+      heads::Head<H> q = attn::query<H>(cta, u, p);
+#pragma unroll
+      for (int j = 0; j < lane_dims; j++)
+        if (q.has(j)) to[p * H::head_dim + cta.lane + 32 * j] = q.v[j];
     }
   }
   PHASEC_DEVICE void open(const Cta &cta, const attn::Unit &u) {

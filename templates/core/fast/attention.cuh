@@ -29,13 +29,11 @@ template <class H> struct Attention {
     float *factors = (float *)(to + attn::kPairs * query_stride);
     constexpr int lane_dims = (query_stride + 31) / 32;
     for (int p = cta.warp; p < attn::kPairs; p += H::warps) {
-      int pair = u.tile * attn::kPairs + (p < u.pairs ? p : 0);
-      const bf16 *from = H::Q::at(cta) + ((i64)(u.first_token + pair / H::group) * H::heads + u.head * H::group + pair % H::group) * H::head_dim;
+      heads::Head<H> q = attn::query<H>(cta, u, p);
       float x[lane_dims], amax = 0.0f;
 #pragma unroll
       for (int j = 0; j < lane_dims; j++) {
-        int d = cta.lane + 32 * j;
-        x[j] = d < H::head_dim && p < u.pairs ? numeric::load(from + d) : 0.0f;
+        x[j] = j < q.dims ? q.v[j < q.dims ? j : 0] : 0.0f;
         amax = ptx::max(amax, ptx::abs(x[j]));
       }
       float power = f16 ? float16::power_for(ptx::butterfly_max(amax)) : 1.0f;

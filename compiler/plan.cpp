@@ -10,7 +10,7 @@ namespace planning {
 namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
-constexpr int64_t kStageGranules[] = {8, 6, 4}; // eight keep a warp busy for about 0.5 us
+constexpr int64_t kStageGranules[] = {16, 8, 6, 4};
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 
@@ -19,7 +19,7 @@ int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
 int64_t queryBytes(const Attention &a, int64_t head_dim) {
   int64_t padded = ceilDiv(a.row_bytes, 64) * 64 * head_dim / a.row_bytes + 8;
-  return align(kPairTile * std::max(4 * head_dim, 2 * padded + 4), 128);
+  return align(kPairTile * std::max(4 * head_dim, 2 * padded + 8), 128);
 }
 /// The states of half the warps; before they are stored, this step's K and V rows.
 int64_t stateBytes(const Attention &a, int warps, int tokens) {
@@ -311,7 +311,7 @@ void sizeAttention(Plan &plan, const ir::Module &module) {
       if (s.op != ir::Op::attn) continue;
       int64_t kv_heads = module.layers[body.layer].dim("kv_heads"), knob = plan.schedule.integer("kv_splits");
       int64_t fill = ceilDiv(plan.target->sm_counts.front(), kv_heads);
-      s.attention.chunk_rows = plan.warps * s.attention.block_rows; // a block a warp: less is only latency
+      s.attention.chunk_rows = std::max(1, plan.warps - s.attention.fresh_rows) * s.attention.block_rows; // a block a warp
       s.attention.kv_splits = int(knob ? knob : std::clamp<int64_t>(fill, 1, 64));
       body.regions[s.attention.partials_region].shape[3] = s.attention.kv_splits;
     }

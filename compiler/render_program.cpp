@@ -321,7 +321,7 @@ private:
         << ", state_floats = " << a.state_floats << ";\n";
     out << "  static constexpr int row_bytes = " << a.row_bytes << ", row_stride = " << a.row_stride << ";\n";
     out << "  static constexpr int heads = " << layer_.dim("heads") << ", kv_heads = " << layer_.dim("kv_heads")
-        << ", group = " << layer_.dim("heads") / layer_.dim("kv_heads") << ", head_dim = " << layer_.dim("head_dim") << ";\n";
+        << ", group = " << layer_.dim("heads") / layer_.dim("kv_heads") << ", head_dim = " << layer_.dim("head_dim") << ", token_tiles = " << a.pair_tiles << ";\n";
     out << "  static constexpr int kv_splits = " << a.kv_splits << ", chunk_rows = " << a.chunk_rows << ", block_rows = " << a.block_rows
         << ", kv_scales = " << scalesEntry(s.operands[1], kv) << ", elections = " << a.elections << ";\n";
     out << "  static constexpr bool fresh_rows = " << (a.fresh_rows ? "true" : "false") << ";\n";

@@ -19,14 +19,13 @@ struct Cta {
   const u64 *launch_table; ///< of instance 0; also holds this step's arrays
   const u64 *table;        ///< of the instance being computed
   u8 *workspace;
-  u32 *counters;
-  u8 *shared;
   int cta, ctas, warp, lane;
   int tokens, sequences;   ///< of this step
   u32 epoch;               ///< launches this workspace has completed
   u32 round;               ///< epoch * occurrences of this body + its occurrence: what events count in
   i32 call_begin, call_end;
 
+  PHASEC_DEVICE u32 *counters() const { return (u32 *)workspace; }
   PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
 };
 
@@ -65,19 +64,19 @@ PHASEC_DEVICE void spin(const u32 *counter, u32 target) {
 /// The whole CTA has written what the event promises: one arrival. All threads call.
 template <class E> PHASEC_DEVICE void arrive(const Cta &cta) {
   ptx::sync_workers();
-  if (ptx::thread() == 0) ptx::arrive_release(cta.counters + E::counter, 1u);
+  if (ptx::thread() == 0) ptx::arrive_release(cta.counters() + E::counter, 1u);
 }
 
 /// One warp has written its part of `slice`: `weight` arrivals. All lanes call.
 template <class E> PHASEC_DEVICE void arrive_warp(const Cta &cta, int slice, u32 weight) {
   ptx::sync_warp();
-  if (cta.lane == 0) ptx::arrive_release(cta.counters + E::counter + slice, weight);
+  if (cta.lane == 0) ptx::arrive_release(cta.counters() + E::counter + slice, weight);
 }
 
 /// Waits until everything that the event orders before `slice` is visible to the whole CTA. All threads call.
 template <class E> PHASEC_DEVICE void await(const Cta &cta, int slice) {
   u32 arrivals = E::grid ? u32(cta.ctas) : u32(E::arrivals(slice));
-  if (ptx::thread() == 0) spin(cta.counters + E::counter + slice, (cta.round + 1u) * arrivals);
+  if (ptx::thread() == 0) spin(cta.counters() + E::counter + slice, (cta.round + 1u) * arrivals);
   ptx::sync_workers();
 }
 
@@ -87,8 +86,8 @@ PHASEC_DEVICE bool elect_warp(const Cta &cta, int counter, u32 n) {
   ptx::sync_warp();
   u32 old = 0;
   if (cta.lane == 0) {
-    old = ptx::add_acq_rel(cta.counters + counter, 1u);
-    if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);
+    old = ptx::add_acq_rel(cta.counters() + counter, 1u);
+    if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);
   }
   old = ptx::shfl(old, 0);
   return old == n - 1u;
@@ -98,8 +97,8 @@ PHASEC_DEVICE bool elect_warp(const Cta &cta, int counter, u32 n) {
 PHASEC_DEVICE bool elect_cta(const Cta &cta, int counter, u32 n, u32 *flag) {
   ptx::sync_workers();
   if (ptx::thread() == 0) {
-    u32 old = ptx::add_acq_rel(cta.counters + counter, 1u);
-    if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);
+    u32 old = ptx::add_acq_rel(cta.counters() + counter, 1u);
+    if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);
     *flag = old;
   }
   ptx::sync_workers();

@@ -6,10 +6,10 @@
 /// Buffers in which a CTA's warps meet: per unit in flight, sums[segment][token][row].
 template <class L> struct FoldBuffers {
   PHASEC_DEVICE static float *sums(const Cta &cta, u32 unit) {
-    return (float *)(cta.shared + L::fold_offset + (unit % L::fold_buffers) * L::fold_bytes);
+    return (float *)(ptx::shared_base() + L::fold_offset + (unit % L::fold_buffers) * L::fold_bytes);
   }
   PHASEC_DEVICE static u32 *pending(const Cta &cta, u32 unit) {
-    return (u32 *)(cta.shared + L::fold_sync_offset) + unit % L::fold_buffers;
+    return (u32 *)(ptx::shared_base() + L::fold_sync_offset) + unit % L::fold_buffers;
   }
   /// Units that the buffer has seen folded: a count and not an mbarrier, since a warp may be several units ahead.
   PHASEC_DEVICE static u32 *folds(const Cta &cta, u32 unit) { return pending(cta, unit) + L::fold_buffers; }

@@ -55,7 +55,7 @@ template <class G> PHASEC_DEVICE Units share_units(const Cta &cta) {
 }
 
 /// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step.
-template <class G> PHASEC_DEVICE Units &units(const Cta &cta) { return ((Units *)(cta.shared + G::units_offset))[G::step]; }
+template <class G> PHASEC_DEVICE Units &units(const Cta &cta) { return ((Units *)(ptx::shared_base() + G::units_offset))[G::step]; }
 template <class G> PHASEC_DEVICE void open(const Cta &cta) { units<G>(cta) = share_units<G>(cta); }
 
 /// The segments of a CTA's units go to its warps in turn: item n is segment n % segments of unit begin + n / segments.
@@ -81,7 +81,7 @@ template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
 template <class G> PHASEC_DEVICE int slot_begin(int slot) { return segment_row<G>(slot, 0).granule_begin * kGranuleK; }
 template <class G> PHASEC_DEVICE int slot_end(int slot) { return segment_row<G>(slot, G::segments - 1).granule_end * kGranuleK; }
 /// Where the operand of the current slot is staged: 16-bit codes [tokens][operand_stride].
-template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(cta.shared + G::operand_offset); }
+template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(ptx::shared_base() + G::operand_offset); }
 
 /// The next segment of warp cta.warp; false when it has no more in this step. A slot between two granule bounds may hold none.
 template <class G> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cursor &c, Item<typename G::L> &item) {

@@ -9,8 +9,6 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   Cta cta;
   cta.launch_table = cta.table = args.table;
   cta.workspace = args.workspace;
-  cta.counters = (u32 *)args.workspace;
-  cta.shared = ptx::shared_base();
   cta.cta = ptx::cta();
   cta.ctas = L::ctas > 0 ? L::ctas : ptx::ctas();
   cta.warp = ptx::warp();
@@ -18,7 +16,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   const i32 *counts = (const i32 *)args.table[L::step_counts];
   cta.tokens = counts[0];
   cta.sequences = counts[1];
-  cta.epoch = cta.counters[kCounterEpoch];
+  cta.epoch = cta.counters()[kCounterEpoch];
   cta.round = 0;
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
@@ -30,7 +28,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
 /// touched an event, and the refusal is counted where the host can read it.
 template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
   if (cta.tokens >= 1 && cta.tokens <= L::tokens && cta.sequences >= 0 && cta.sequences <= cta.tokens) return false;
-  if (cta.cta == 0 && ptx::thread() == 0) ptx::arrive_release(cta.counters + kCounterRefused, 1u);
+  if (cta.cta == 0 && ptx::thread() == 0) ptx::arrive_release(cta.counters() + kCounterRefused, 1u);
   return true;
 }
 
@@ -38,7 +36,7 @@ template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
 /// covers only some calls arrives in the one's last call and waits before the other's first.
 template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta, int instance) {
   int next = Program::calls_begin(instance + 1);
-  u32 *counter = cta.counters + L::instance_counter;
+  u32 *counter = cta.counters() + L::instance_counter;
   ptx::sync_workers();
   if (ptx::thread() == 0) {
     if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
@@ -51,16 +49,16 @@ template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &ct
 /// One warp has finished a row tile of an instance's last step.
 template <class L> PHASEC_DEVICE void leave(const Cta &cta) {
   ptx::sync_warp();
-  if (L::instances > 1 && cta.lane == 0) ptx::arrive_release(cta.counters + L::instance_counter, 1u);
+  if (L::instances > 1 && cta.lane == 0) ptx::arrive_release(cta.counters() + L::instance_counter, 1u);
 }
 
 /// The CTA that leaves last completes the epoch: the counters are ready for the next launch without the host's help.
 template <class L> PHASEC_DEVICE void close(const Cta &cta) {
   ptx::sync_workers();
   if (ptx::thread() != 0 || cta.call_end < L::calls) return;
-  if (ptx::add_acq_rel(cta.counters + kCounterExit, 1u) == u32(cta.ctas) - 1u) {
-    ptx::store_relaxed(cta.counters + kCounterExit, 0u);
-    ptx::store_relaxed(cta.counters + kCounterEpoch, cta.epoch + 1u);
+  if (ptx::add_acq_rel(cta.counters() + kCounterExit, 1u) == u32(cta.ctas) - 1u) {
+    ptx::store_relaxed(cta.counters() + kCounterExit, 0u);
+    ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);
   }
 }
 

@@ -29,11 +29,11 @@ template <class L> struct Ring {
   u32 taken;  ///< stages consumed since the start of the launch
 
   PHASEC_DEVICE static u8 *stages(const Cta &cta, int ring) {
-    return cta.shared + L::ring_offset + (i64)ring * L::stages * L::stage_bytes;
+    return ptx::shared_base() + L::ring_offset + (i64)ring * L::stages * L::stage_bytes;
   }
-  PHASEC_DEVICE static u64 *barriers(const Cta &cta, int ring) { return (u64 *)(cta.shared + L::barriers_offset) + ring * L::stages; }
+  PHASEC_DEVICE static u64 *barriers(const Cta &cta, int ring) { return (u64 *)(ptx::shared_base() + L::barriers_offset) + ring * L::stages; }
   /// What the warp has published of `taken`.
-  PHASEC_DEVICE static u32 *published(const Cta &cta, int ring) { return (u32 *)(cta.shared + L::taken_offset) + ring; }
+  PHASEC_DEVICE static u32 *published(const Cta &cta, int ring) { return (u32 *)(ptx::shared_base() + L::taken_offset) + ring; }
 
   PHASEC_DEVICE void open(const Cta &cta) {
     base = stages(cta, cta.warp);

@@ -20,7 +20,7 @@ struct Unit {
 };
 
 /// The CTA's unit in shared memory: what is needed behind the rows need not be kept in registers over them.
-template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return *(Unit *)(cta.shared + H::L::scratch_offset + 16); }
+template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return *(Unit *)(ptx::shared_base() + H::L::scratch_offset + 16); }
 
 } // namespace attn
 
@@ -51,8 +51,10 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       u.tile = index / u.chunks % tiles;
       u.head = index / u.chunks / tiles;
       int begin = share(rows, u.chunk, u.chunks), length = share(rows, u.chunk + 1, u.chunks) - begin;
-      u.row_begin = begin + share(length, cta.warp, H::warps);
-      u.row_end = begin + share(length, cta.warp + 1, H::warps);
+      // Where there are rows of this step, the last warp has them and no others.
+      int warps = H::fresh_rows && H::warps > 1 && u.chunk == u.chunks - 1 ? H::warps - 1 : H::warps;
+      u.row_begin = begin + (cta.warp < warps ? share(length, cta.warp, warps) : length);
+      u.row_end = begin + (cta.warp < warps ? share(length, cta.warp + 1, warps) : length);
       u.pairs = u.tokens * H::group - u.tile * kPairs;
       if (u.pairs > kPairs) u.pairs = kPairs;
       u.found = true;
@@ -83,10 +85,16 @@ template <class H> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cur
   item.bytes = u32(H::row_bytes);
   item.stride = u32(H::row_stride);
   item.once = false;
-  const u8 *base = (const u8 *)table[c.fold ? H::S::cache_v : H::S::cache_k];
-  sequences::Rows<typename H::S> rows(cta, table, c.sequence, c.head);
+  if (c.fold == 0) {
+    sequences::Rows<typename H::S> rows(cta, table, c.sequence, c.head);
 #pragma unroll
-  for (int i = 0; i < H::block_rows; i++) item.from[i] = base + rows.offset(i < item.pieces ? c.row + i : c.row);
+    for (int i = 0; i < H::block_rows; i++)
+      item.from[i] = (const u8 *)table[H::S::cache_k] + rows.offset(i < item.pieces ? c.row + i : c.row);
+  } else { // V rows lie as K's do
+    i64 apart = (i64)(table[H::S::cache_v] - table[H::S::cache_k]);
+#pragma unroll
+    for (int i = 0; i < H::block_rows; i++) item.from[i] += apart;
+  }
   if (c.fold) c.row += item.pieces;
   c.fold ^= 1;
   return true;
@@ -101,7 +109,7 @@ struct Part {
 /// sums, then `values` floats in the core's order.
 template <class H> struct States {
   enum : int { kHead = 2 * kPairs, kCount = (H::warps + 1) / 2 };
-  PHASEC_DEVICE static float *of(const Cta &cta, int i) { return (float *)(cta.shared + H::states_offset) + i * H::state_floats; }
+  PHASEC_DEVICE static float *of(const Cta &cta, int i) { return (float *)(ptx::shared_base() + H::states_offset) + i * H::state_floats; }
 };
 
 /// The query of a pair, rounded to bf16: from a value of the layer, or finished here from the raw sums of qkv. Zero for pairs
@@ -161,33 +169,57 @@ template <class H> PHASEC_DEVICE float gate(const Cta &cta, int token, int head,
   }
 }
 
-/// One value of a finished pair: value / sum, scaled and gated, to the result. Pairs and dims that pad a state are left out.
-template <class H> PHASEC_DEVICE void finish(const Cta &cta, const Unit &u, int pair, int dim, const Part &p) {
-  if (pair >= u.pairs || dim >= H::head_dim) return;
-  pair += u.tile * kPairs;
-  int token = u.first_token + pair / H::group, head = u.head * H::group + pair % H::group;
-  float o = ptx::div(p.value, p.sum);
-  if (H::kv_scales >= 0) o = o * ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
-  if (H::gated) o = o * math::sigmoid(gate<H>(cta, token, head, dim));
-  numeric::store(H::Y::at(cta) + ((i64)token * H::heads + head) * H::head_dim + dim, o);
-}
+/// What finishing a group of values needs besides them: fetched before the CTA waits for other chunks.
+template <class H> struct Finish {
+  using Core = core::Attention<H>;
+  typename H::Y::Type *to[Core::group_values]; ///< null: a pair or dim that pads a state
+  float gates[Core::group_values], scale;
+
+  PHASEC_DEVICE Finish(const Cta &cta, const Unit &u, int i) {
+    scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
+#pragma unroll
+    for (int c = 0; c < Core::group_values; c++) {
+      int pair = Core::pair(i, c), dim = Core::dim(i, c);
+      bool in = pair < u.pairs && dim < H::head_dim;
+      pair += u.tile * kPairs;
+      int token = u.first_token + pair / H::group, head = u.head * H::group + pair % H::group;
+      to[c] = in ? H::Y::at(cta) + ((i64)token * H::heads + head) * H::head_dim + dim : nullptr;
+      gates[c] = H::gated && in ? gate<H>(cta, token, head, dim) : 0.0f;
+    }
+  }
+  /// value / sum, scaled and gated.
+  PHASEC_DEVICE void store(const typename Core::Group &group) const {
+#pragma unroll
+    for (int c = 0; c < Core::group_values; c++) {
+      if (!to[c]) continue;
+      Part p = Core::part(group, c);
+      float o = ptx::div(p.value, p.sum);
+      if (H::kv_scales >= 0) o = o * scale;
+      if (H::gated) o = o * math::sigmoid(gates[c]);
+      numeric::store(to[c], o);
+    }
+  }
+};
 
 /// The chunk's states are in shared memory: merges them. The only chunk of a tile is finished at once; others wait for the
 /// tile's last, whose CTA merges all of them in order. All threads.
 template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
   using Core = core::Attention<H>;
-  constexpr int token_tiles = (H::group + kPairs - 1) / kPairs;
-  int tile = (u.head * H::tokens + u.first_token) * token_tiles + u.tile;
+  int tile = (u.head * H::tokens + u.first_token) * H::token_tiles + u.tile;
   float *chunks = H::Partials::at(cta) + (i64)tile * H::kv_splits * H::state_floats;
+#pragma unroll 1
   for (int i = ptx::thread(); i < Core::groups; i += H::threads) {
-    typename Core::Group group = Core::merge_warps(States<H>::of(cta, 0), i, u.pairs);
-    if (u.chunks == 1) Core::finish(cta, u, i, group);
+    typename Core::Group group = Core::merge_warps(States<H>::of(cta, 0), i);
+    if (u.chunks == 1) Finish<H>(cta, u, i).store(group);
     else Core::store(group, chunks + u.chunk * H::state_floats, i);
   }
   if (u.chunks > 1) {
-    if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(cta.shared + H::L::scratch_offset))) return;
-    for (int i = ptx::thread(); i < Core::groups; i += H::threads)
-      Core::finish(cta, u, i, Core::merge_chunks(chunks, u.chunks, i, u.pairs));
+    if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;
+#pragma unroll 1
+    for (int i = ptx::thread(); i < Core::groups; i += H::threads) {
+      Finish<H> finish(cta, u, i);
+      finish.store(Core::merge_chunks(chunks, u.chunks, i));
+    }
   }
   // The event counts pairs; the step's last pair also stands for the rows that this step does not have.
   bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + u.pairs == u.tokens * H::group;

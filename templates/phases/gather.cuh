@@ -21,7 +21,7 @@ template <class G, class H> PHASEC_DEVICE void columns(const Cta &cta, int begin
 template <class G, class H> PHASEC_DEVICE void elected_cta(const Cta &cta) {
   gemv::Units u = gemv::units<G>(cta);
   if (u.begin == u.end) return;
-  u32 *flag = (u32 *)(cta.shared + G::scratch_offset);
+  u32 *flag = (u32 *)(ptx::shared_base() + G::scratch_offset);
   if (event::elect_cta(cta, G::elections, G::slots, flag)) columns<G, H>(cta, 0, G::rows);
 }
 

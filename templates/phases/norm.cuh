@@ -7,7 +7,7 @@ namespace rms {
 
 template <class G> PHASEC_DEVICE void run(const Cta &cta) {
   G::await(cta, 0);
-  float *factor = (float *)(cta.shared + G::scratch_offset);
+  float *factor = (float *)(ptx::shared_base() + G::scratch_offset);
   factors<typename G::X, G>(cta, G::cols, G::Transform::eps(), factor + G::tokens, factor);
   const typename G::X::Type *x = G::X::at(cta);
   typename G::Y::Type *y = G::Y::at(cta);

@@ -116,9 +116,11 @@ struct AttentionJob {
   void range(int64_t kv_head, int64_t chunk, int64_t warp, States *states) const {
     std::vector<float> k(size_t(cache.head_dim)), v(size_t(cache.head_dim));
     int64_t n = chunks(), begin = rows() * chunk / n, length = rows() * (chunk + 1) / n - begin;
-    for (int64_t row = begin + length * warp / cut.warps; row < begin + length * (warp + 1) / cut.warps; ++row)
+    bool fresh = cut.fresh_rows && chunk == n - 1; // the last warp has this step's rows, and of the cache's none
+    int64_t warps = fresh && cut.warps > 1 ? cut.warps - 1 : cut.warps;
+    for (int64_t row = begin + length * warp / warps; warp < warps && row < begin + length * (warp + 1) / warps; ++row)
       addRow(kv_head, row, k.data(), v.data(), states);
-    if (!cut.fresh_rows || chunk != n - 1 || warp != cut.warps - 1) return;
+    if (!fresh || warp != cut.warps - 1) return;
     for (int64_t row = context(); row < context() + tokens(); ++row) addRow(kv_head, row, k.data(), v.data(), states);
   }
 

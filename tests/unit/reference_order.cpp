@@ -56,8 +56,10 @@ std::vector<uint16_t> literalAttention(const Shape &s, int64_t context, int64_t 
     std::vector<State> warps(size_t(s.warps));
     for (int64_t w = 0; w < s.warps; ++w) {
       std::vector<int64_t> rows;
-      for (int64_t j = c0 + len * w / s.warps; j < c0 + len * (w + 1) / s.warps; ++j) rows.push_back(j);
-      for (int64_t j = context; s.fresh && c == n - 1 && w == s.warps - 1 && j < context + step; ++j) rows.push_back(j);
+      bool fresh = s.fresh && c == n - 1;
+      int64_t cached = fresh ? s.warps - 1 : s.warps; // the last warp has this step's rows only
+      for (int64_t j = c0 + len * w / cached; w < cached && j < c0 + len * (w + 1) / cached; ++j) rows.push_back(j);
+      for (int64_t j = context; fresh && w == s.warps - 1 && j < context + step; ++j) rows.push_back(j);
       for (int64_t j : rows)
         if (j <= position) warps[size_t(w)].add(plainChain(q, k.data() + j * 256, 0, 256) * sm, v.data() + j * 256);
     }

@@ -15,7 +15,7 @@ template <class H> struct Attention {
 
   /// Queries as fp32 [pairs][head_dim]. All threads; a warp a pair.
   PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
-    float *to = (float *)(cta.shared + H::queries_offset);
+    float *to = (float *)(ptx::shared_base() + H::queries_offset);
     for (int p = cta.warp; p < u.pairs; p += H::warps) {
       heads::Head<H> q = attn::query<H>(cta, u, p);
 #pragma unroll
@@ -24,7 +24,7 @@ template <class H> struct Attention {
     }
   }
   PHASEC_DEVICE void open(const Cta &cta, const attn::Unit &u) {
-    queries = (const float *)(cta.shared + H::queries_offset);
+    queries = (const float *)(ptx::shared_base() + H::queries_offset);
     float scale = H::scale();
     if (H::kv_scales >= 0) scale = scale * ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[0];
     score_scale = scale * math::kLog2e;
@@ -94,7 +94,7 @@ template <class H> struct Attention {
   using Group = attn::Part;
 
   /// The states of the CTA's warps, merged in a tree.
-  PHASEC_DEVICE static Group merge_warps(const float *states, int i, int) {
+  PHASEC_DEVICE static Group merge_warps(const float *states, int i) {
     constexpr int count = attn::States<H>::kCount;
     Group p[count];
 #pragma unroll
@@ -106,7 +106,7 @@ template <class H> struct Attention {
     return p[0];
   }
   /// The states of a tile's chunks, merged in order.
-  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i, int) {
+  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i) {
     Group p = load(chunks, i);
 #pragma unroll 4
     for (int c = 1; c < count; c++) append(p, load(chunks + c * H::state_floats, i));
@@ -116,9 +116,11 @@ template <class H> struct Attention {
     to[attn::States<H>::kHead + i] = p.value;
     if (i % H::head_dim == 0) to[i / H::head_dim * 2] = p.max, to[i / H::head_dim * 2 + 1] = p.sum;
   }
-  PHASEC_DEVICE static void finish(const Cta &cta, const attn::Unit &u, int i, const Group &p) {
-    attn::finish<H>(cta, u, i / H::head_dim, i % H::head_dim, p);
-  }
+  /// The pair and dim of the value of group i.
+  PHASEC_DEVICE static int pair(int i, int) { return i / H::head_dim; }
+  PHASEC_DEVICE static int dim(int i, int) { return i % H::head_dim; }
+  static constexpr int group_values = 1;
+  PHASEC_DEVICE static attn::Part part(const Group &p, int) { return p; }
 
 private:
   PHASEC_DEVICE static Group load(const float *state, int i) {

@@ -26,7 +26,7 @@ struct Plain : Complete {
 
 /// y = (x * factor) * gamma, rounded to bf16.
 struct Norm : Complete {
-  template <class G> PHASEC_DEVICE static float *factors(const Cta &cta) { return (float *)(cta.shared + G::scratch_offset); }
+  template <class G> PHASEC_DEVICE static float *factors(const Cta &cta) { return (float *)(ptx::shared_base() + G::scratch_offset); }
   template <class G> PHASEC_DEVICE static void prepare(const Cta &cta) {
     rms::factors<typename G::X, G>(cta, G::cols, G::Transform::eps(), factors<G>(cta) + G::tokens, factors<G>(cta));
   }

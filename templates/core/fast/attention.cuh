@@ -19,14 +19,20 @@ template <class H> struct Attention {
 
   float acc[v_groups][per_chunk][4]; ///< [..][t]: dims t of chunks g and g + 8, of pairs 2 own and + 1
   float max[2], sum[2];              ///< of pairs 2 own and + 1; sums are this lane's rows only
-  float score_scale[2];
-  int limit[2];                      ///< the last row that they see
-  int g, own;                        ///< lane / 4, lane % 4
+
+  /// Behind the queries: per pair the factor of its scores and the last row that it sees.
+  struct PairConstant {
+    float scale;
+    int limit;
+  };
+  PHASEC_DEVICE static PairConstant *constants(const Cta &cta) {
+    return (PairConstant *)((u16 *)(ptx::shared_base() + H::queries_offset) + attn::kPairs * query_stride);
+  }
 
   /// The query of a pair as 16-bit floats, and the factor of its scores. A warp a pair.
   PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
-    u16 *to = (u16 *)(cta.shared + H::queries_offset);
-    float *factors = (float *)(to + attn::kPairs * query_stride);
+    u16 *to = (u16 *)(ptx::shared_base() + H::queries_offset);
+    float k_scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[0];
     constexpr int lane_dims = (query_stride + 31) / 32;
     for (int p = cta.warp; p < attn::kPairs; p += H::warps) {
       heads::Head<H> q = attn::query<H>(cta, u, p);
@@ -41,23 +47,14 @@ template <class H> struct Attention {
       for (int j = 0; j < lane_dims; j++)
         if (cta.lane + 32 * j < query_stride)
           to[p * query_stride + cta.lane + 32 * j] = u16(f16 ? ptx::to_f16x2(x[j] * power, 0.0f) : ptx::to_bf16x2(x[j], 0.0f));
-      if (cta.lane == 0) factors[p] = H::scale() * math::kLog2e * float16::inverse(power);
+      int limit = p < u.pairs ? u.context + (u.tile * attn::kPairs + p) / H::group : -1;
+      if (cta.lane == 0) constants(cta)[p] = PairConstant{H::scale() * math::kLog2e * k_scale * float16::inverse(power), limit};
     }
   }
 
-  PHASEC_DEVICE void open(const Cta &cta, const attn::Unit &u) {
-    g = cta.lane >> 2;
-    own = cta.lane & 3;
-    const float *factors = (const float *)((const u16 *)(cta.shared + H::queries_offset) + attn::kPairs * query_stride);
-    float k_scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[0];
-#pragma unroll
-    for (int c = 0; c < 2; c++) {
-      int pair = 2 * own + c;
-      limit[c] = pair < u.pairs ? u.context + (u.tile * attn::kPairs + pair) / H::group : -1;
-      score_scale[c] = factors[pair] * k_scale;
-      max[c] = -math::infinity();
-      sum[c] = 0.0f;
-    }
+  PHASEC_DEVICE void open(const Cta &, const attn::Unit &) {
+    max[0] = max[1] = -math::infinity();
+    sum[0] = sum[1] = 0.0f;
 #pragma unroll
     for (int i = 0; i < v_groups; i++)
 #pragma unroll
@@ -70,11 +67,13 @@ template <class H> struct Attention {
   PHASEC_DEVICE void attend(const Cta &cta, const u8 *k, const u8 *v, int row0, int rows) {
     float s[4];
     scores(cta, k, s);
+    int g = cta.lane >> 2, own = cta.lane & 3;
     float alpha[2];
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-      float low = g < rows && row0 + g <= limit[c] ? s[c] * score_scale[c] : -math::infinity();
-      float high = g + 8 < rows && row0 + g + 8 <= limit[c] ? s[c + 2] * score_scale[c] : -math::infinity();
+      PairConstant pair = constants(cta)[2 * own + c];
+      float low = g < rows && row0 + g <= pair.limit ? s[c] * pair.scale : -math::infinity();
+      float high = g + 8 < rows && row0 + g + 8 <= pair.limit ? s[c + 2] * pair.scale : -math::infinity();
       float m = ptx::max(max[c], ptx::max(low, high));
 #pragma unroll
       for (int lanes = 4; lanes <= 16; lanes *= 2) m = ptx::max(m, ptx::from_bits(ptx::shfl_xor(ptx::bits(m), lanes)));
@@ -88,11 +87,12 @@ template <class H> struct Attention {
     scale(alpha);
     u32 low = f16 ? ptx::to_f16x2(s[0], s[1]) : ptx::to_bf16x2(s[0], s[1]);
     u32 high = f16 ? ptx::to_f16x2(s[2], s[3]) : ptx::to_bf16x2(s[2], s[3]);
-    weigh(v, rows, ptx::transpose(low), ptx::transpose(high));
+    weigh(cta, v, rows, ptx::transpose(low), ptx::transpose(high));
   }
 
   /// Appends the state that `from` holds. One warp; put() has added up the sums there.
   PHASEC_DEVICE void append(const Cta &cta, const float *from) {
+    int g = cta.lane >> 2, own = cta.lane & 3;
     float fb[2], fa[2];
 #pragma unroll
     for (int c = 0; c < 2; c++) {
@@ -115,6 +115,7 @@ template <class H> struct Attention {
 
   /// In memory: [v group][t][lane][4]. One warp.
   PHASEC_DEVICE void put(const Cta &cta, float *to) const {
+    int g = cta.lane >> 2, own = cta.lane & 3;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       float all = sum[c];
@@ -180,13 +181,13 @@ template <class H> struct Attention {
     }
   };
 
-  PHASEC_DEVICE static Group merge_warps(const float *states, int i, int) {
+  PHASEC_DEVICE static Group merge_warps(const float *states, int i) {
     Group group;
     group.clear();
     group.template append<attn::States<H>::kCount>(states, i);
     return group;
   }
-  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i, int) {
+  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i) {
     Group group;
     group.clear();
     int c = 0;
@@ -203,13 +204,13 @@ template <class H> struct Attention {
     ((Words4 *)(to + attn::States<H>::kHead))[i] = w;
     if (i < 4) ((Words4 *)to)[i] = Words4{{ptx::bits(group.max[0]), ptx::bits(group.sum[0]), ptx::bits(group.max[1]), ptx::bits(group.sum[1])}};
   }
-  PHASEC_DEVICE static void finish(const Cta &cta, const attn::Unit &u, int i, const Group &group) {
-    int lane = i % 32, t = i / 32 % per_chunk, chunk = i / (32 * per_chunk) * 16 + lane / 4;
-#pragma unroll
-    for (int c = 0; c < 4; c++)
-      attn::finish<H>(cta, u, lane % 4 * 2 + c % 2, (chunk + c / 2 * 8) * per_chunk + t,
-                      attn::Part{group.max[c % 2], group.sum[c % 2], group.value[c]});
+  /// The pair and dim of value c of group i.
+  PHASEC_DEVICE static int pair(int i, int c) { return i % 4 * 2 + c % 2; }
+  PHASEC_DEVICE static int dim(int i, int c) {
+    return (i / (32 * per_chunk) * 16 + i % 32 / 4 + c / 2 * 8) * per_chunk + i / 32 % per_chunk;
   }
+  static constexpr int group_values = 4;
+  PHASEC_DEVICE static attn::Part part(const Group &group, int c) { return attn::Part{group.max[c % 2], group.sum[c % 2], group.value[c]}; }
 
 private:
   PHASEC_DEVICE void scale(const float (&by)[2]) {
@@ -228,8 +229,9 @@ private:
 
   /// s = q k of rows g and g + 8 with pairs 2 own and + 1.
   PHASEC_DEVICE void scores(const Cta &cta, const u8 *k, float (&s)[4]) const {
-    const u16 *q = (const u16 *)(cta.shared + H::queries_offset) + g * query_stride;
-    float part[4][4] = {}; // short chains
+    int g = cta.lane >> 2, own = cta.lane & 3;
+    const u16 *q = (const u16 *)(ptx::shared_base() + H::queries_offset) + g * query_stride;
+    float part[2][4] = {}; // two chains: half the latency
 #pragma unroll
     for (int j = 0; j < k_groups; j++) {
       // Neighbouring chunks for the four lanes, or every other one where rows are long enough to spread them over banks.
@@ -247,17 +249,17 @@ private:
         for (int half = 0; half < 2; half++) {
           if constexpr (f16) {
             u32 w = low.word[m + half], w8 = high.word[m + half];
-            multiply(part[m + half], {ptx::e4m3x2_to_f16x2(w), ptx::e4m3x2_to_f16x2(w8), ptx::e4m3x2_to_f16x2(w >> 16), ptx::e4m3x2_to_f16x2(w8 >> 16)},
+            multiply(part[half], {ptx::e4m3x2_to_f16x2(w), ptx::e4m3x2_to_f16x2(w8), ptx::e4m3x2_to_f16x2(w >> 16), ptx::e4m3x2_to_f16x2(w8 >> 16)},
                      x.word[2 * half], x.word[2 * half + 1]);
           } else {
-            multiply(part[j % 2 * 2 + half], {low.word[2 * half], high.word[2 * half], low.word[2 * half + 1], high.word[2 * half + 1]},
+            multiply(part[half], {low.word[2 * half], high.word[2 * half], low.word[2 * half + 1], high.word[2 * half + 1]},
                      x.word[2 * half], x.word[2 * half + 1]);
           }
         }
       }
     }
 #pragma unroll
-    for (int c = 0; c < 4; c++) s[c] = (part[0][c] + part[1][c]) + (part[2][c] + part[3][c]);
+    for (int c = 0; c < 4; c++) s[c] = part[0][c] + part[1][c];
   }
 
   /// Half a chunk of a row; zero for rows and chunks that are not there.
@@ -273,8 +275,8 @@ private:
   }
 
   /// acc += V^T p, p being the weights of rows 2 own, + 1 (low) and + 8, + 9 (high) for pair g.
-  PHASEC_DEVICE void weigh(const u8 *v, int rows, u32 low, u32 high) {
-    int row = 2 * own;
+  PHASEC_DEVICE void weigh(const Cta &cta, const u8 *v, int rows, u32 low, u32 high) {
+    int row = 2 * (cta.lane & 3), g = cta.lane >> 2;
 #pragma unroll
     for (int i = 0; i < v_groups; i++)
 #pragma unroll

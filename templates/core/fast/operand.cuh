@@ -10,7 +10,7 @@
 namespace operand {
 
 /// Scratch in shared memory: [tokens][segments] powers of two to undo, then [tokens][norm parts] sums of squares.
-template <class G> PHASEC_DEVICE float *scales(const Cta &cta) { return (float *)(cta.shared + G::scratch_offset); }
+template <class G> PHASEC_DEVICE float *scales(const Cta &cta) { return (float *)(ptx::shared_base() + G::scratch_offset); }
 template <class G> PHASEC_DEVICE float *squares(const Cta &cta) { return scales<G>(cta) + G::tokens * G::segments; }
 
 /// Eight values from x[0]; the rows of a matrix whose width is a multiple of eight are aligned for one load.

@@ -124,7 +124,7 @@ private:
 
   bool fits(const Geometry &geometry) {
     int64_t ring = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
-    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + takenBytes(geometry);
+    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + takenBytes(geometry) + tileBytes(geometry);
     for (int fold_buffers : {16, 8, 4, 2}) {
       Need need;
       int64_t available = plan_.target->shared_bytes_max - ring - barriers - 256;
@@ -149,6 +149,7 @@ private:
     return false;
   }
 
+  int64_t tileBytes(const Geometry &geometry) const { return align(int64_t(geometry.warps) * plan_.tokens_max * kTileRows * 4, 128); }
   static int64_t takenBytes(const Geometry &geometry) { return align(int64_t(geometry.warps) * 4, 128); }
 
   /// The share of units of every step.
@@ -183,7 +184,8 @@ private:
     l.fold_bytes = need.fold;
     l.fold_buffers = fold_buffers;
     l.fold_sync = l.fold + need.fold * fold_buffers;
-    l.scratch = align(l.fold_sync + 16 * fold_buffers, 128);
+    l.tile = align(l.fold_sync + 16 * fold_buffers, 128);
+    l.scratch = l.tile + tileBytes(geometry);
     l.operand = l.scratch + need.scratch;
     l.states = l.operand + need.queries;
     l.bytes = l.operand + need.work();
@@ -207,7 +209,7 @@ static const Region &regionOf(const Body &body, const std::string &name) {
   return *std::find_if(body.regions.begin(), body.regions.end(), [&](const Region &r) { return r.name == name; });
 }
 
-static int64_t elementBytes(const std::string &dtype) { return dtype == "bf16" ? 2 : dtype == "fp8_e4m3" ? 1 : 4; }
+static int64_t elementBytes(const std::string &dtype) { return dtype == "bf16" ? 2 : dtype == "fp8_e4m3" ? 1 : dtype == "tagged" ? 8 : 4; }
 
 void placeWorkspace(Plan &plan, const ir::Module &module) {
   int64_t words = plan.instance_counter + 1, bytes = 0;
@@ -220,7 +222,6 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
     const ir::Layer &layer = module.layers[body.layer];
     for (Event &e : body.events) e.counter = take(e.slices);
     for (Step &s : body.steps) {
-      if (s.gemv.fold == Fold::ElectedWarp) s.gemv.elections = take(s.gemv.tiles);
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
       if (s.op == ir::Op::qkv && !s.gemv.raw) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
       if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("kv_heads") * plan.tokens_max * s.attention.pair_tiles);
@@ -334,11 +335,12 @@ void addSlotRegions(Plan &plan) {
     for (Step &s : body.steps) {
       Gemv &g = s.gemv;
       if (!g.rows) continue;
-      if (s.op != ir::Op::wo) g.fold = g.slots == 1 ? Fold::Direct : Fold::ElectedWarp;
+      if (s.op != ir::Op::wo) g.fold = g.slots == 1 ? Fold::Direct : Fold::Tagged;
+      if (g.fold == Fold::Tagged && g.slots_region >= 0) body.regions[g.slots_region].dtype = "tagged"; // a float and a tag
       if (g.fold == Fold::Direct || g.slots_region >= 0) continue;
       Region r;
       r.name = std::string(ir::name(s.op)) + ".slots";
-      r.dtype = "f32";
+      r.dtype = "tagged";
       r.shape = {g.slots, ir::kTokensExtent, g.rows};
       r.slots = g.slots;
       body.regions.push_back(std::move(r));

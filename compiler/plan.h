@@ -122,7 +122,7 @@ struct Operand {
 
 enum class Fold : uint8_t {
   Direct,      ///< one slot: the unit's warp finishes the rows
-  ElectedWarp, ///< the warp that completes a tile's last slot folds it
+  Tagged,      ///< slots carry the round's tag; a warp per row tile, of any CTA, adds them when all are there
   ElectedCta,  ///< seed: the CTA that arrives last folds everything
   Consumers,   ///< slots are left in the workspace for a later step
 };
@@ -150,7 +150,7 @@ struct Gemv {
   Fold fold = Fold::Direct;
   Operand operand;
   int slots_region = -1;       ///< f32 [slots, tokens, rows], when fold != Direct
-  int elections = -1;          ///< first election counter word (one per tile; one for ElectedCta)
+  int elections = -1;          ///< election counter word of ElectedCta
   int operand_stride = 0;      ///< bf16 elements between two tokens of the staged operand
   int segment_granules = 0;    ///< of the longest segment
   int head_elections = -1;     ///< qkv: one counter per head
@@ -196,6 +196,9 @@ struct Step {
   Gemv gemv;                   ///< qkv, wo, fc1, fc2
   Attention attention;         ///< attn
   std::vector<int> operands, results; ///< regions of the phase's operands and results, in the op's order; -1 absent
+
+  /// Calls that a launch of some calls only may be divided into: adding up tagged slots is one of its own.
+  int calls() const { return gemv.fold == Fold::Tagged ? 2 : 1; }
 };
 
 /// One body: the steps of one layer of the module.
@@ -205,6 +208,11 @@ struct Body {
   std::vector<Region> regions;
   std::vector<Event> events;
   std::vector<Step> steps;
+  int calls() const {
+    int n = 0;
+    for (const Step &s : steps) n += s.calls();
+    return n;
+  }
   bool leaves_by_tile = false; ///< the next instance waits for the last step's row tiles, not for every CTA
 };
 
@@ -217,6 +225,7 @@ struct Instance {
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
   int64_t ring = 0, barriers = 0, units = 0, taken = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t tile = 0;   ///< a warp's row tile while it adds slots
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
   int64_t fold_bytes = 0; ///< of one fold buffer
   int fold_buffers = 0;

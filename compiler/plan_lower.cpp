@@ -295,7 +295,7 @@ private:
     if (std::get<ir::GatherAttrs>(p.attrs).by == ir::GatherBy::Elected) {
       Gemv &g = wo->gemv;
       int64_t slots = layer_.dim("kv_heads") * schedule_.integer("wo_split");
-      g.fold = g.assignment == Assignment::SlotCta ? Fold::ElectedCta : slots == 1 && !kept ? Fold::Direct : Fold::ElectedWarp;
+      g.fold = g.assignment == Assignment::SlotCta ? Fold::ElectedCta : slots == 1 && !kept ? Fold::Direct : Fold::Tagged;
       wo->operands[2] = residual;
       wo->results[0] = result;
       read(*wo, residual, Access::Map::ByTile);

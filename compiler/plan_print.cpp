@@ -13,7 +13,7 @@ using llvm::json::OStream;
 const char *foldName(Fold f) {
   switch (f) {
   case Fold::Direct: return "direct";
-  case Fold::ElectedWarp: return "elected warp per tile";
+  case Fold::Tagged: return "a warp per tile";
   case Fold::ElectedCta: return "elected CTA";
   case Fold::Consumers: return "consumers";
   }

@@ -33,7 +33,7 @@ std::string exactFloat(float v) {
   return out.str();
 }
 
-std::string cType(const std::string &dtype) { return dtype == "f32" ? "float" : dtype == "fp8_e4m3" ? "e4m3" : dtype; }
+std::string cType(const std::string &dtype) { return dtype == "f32" || dtype == "tagged" ? "float" : dtype == "fp8_e4m3" ? "e4m3" : dtype; }
 
 /// Renders one body.
 class BodyText {
@@ -60,15 +60,20 @@ public:
   }
 
   void calls(llvm::raw_ostream &out) {
+    int call_index = 0;
     for (const Step &s : body_.steps) {
       for (int e : s.waits)
         out << "    // " << (body_.events[e].kind == EventKind::Grid ? "grid: " : "counter: ") << body_.events[e].edge << "\n";
-      out << "    if (cta.runs(call + " << s.id << ")) { // " << resultNames(s) << " = " << s.label << "\n";
+      out << "    if (cta.runs(call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
       out << "      " << call(s) << "\n";
       if (s.gemv.fold == Fold::ElectedCta) out << "      gather::elected_cta<" << name(s) << ", " << name(s) << "Out>(cta);\n";
+      if (s.gemv.fold == Fold::Tagged)
+        out << "    }\n    if (cta.runs(call + " << call_index + 1 << ")) { // its slots\n      gemv::finish_tiles<" << name(s) << ", " << finishName(s)
+            << ">(cta);\n";
       for (int e : s.signals)
         if (body_.events[e].kind == EventKind::Grid) out << "      event::arrive<" << eventName(e) << ">(cta);\n";
       out << "    }\n";
+      call_index += s.calls();
     }
   }
 
@@ -190,7 +195,7 @@ private:
         << ";\n  static constexpr int slots = " << g.slots << ", segments = " << g.segments_per_slot
         << ", segment_granules = " << g.segment_granules << ", operand_stride = " << g.operand_stride << ";\n";
     out << "  static constexpr int weight = " << g.weight << ", scale_entry = " << std::max(g.scale, 0) << ", elections = " << g.elections << ";\n";
-    static const char *assignments[] = {"Balanced", "Grid", "SlotCta"}, *folds[] = {"Direct", "ElectedWarp", "ElectedCta", "Consumers"};
+    static const char *assignments[] = {"Balanced", "Grid", "SlotCta"}, *folds[] = {"Direct", "Tagged", "ElectedCta", "Consumers"};
     out << "  static constexpr auto assignment = gemv::Assignment::" << assignments[int(g.assignment)] << ";\n";
     out << "  static constexpr auto fold = gemv::Fold::" << folds[int(g.fold)] << ";\n";
     out << "  static constexpr auto scale = gemv::Scale::" << scaleName(g) << ";\n";
@@ -350,12 +355,16 @@ private:
     case Op::norm: return "rms::run<" + n + ">(cta);";
     case Op::attn: return "attn::run<" + n + ">(cta, ring);";
     case Op::gather: return "gather::run<" + woOf(s) + ", " + n + ">(cta);";
-    case Op::wo: {
-      bool keep = s.results[0] < 0 || s.gemv.fold == Fold::ElectedCta || s.gemv.fold == Fold::Consumers;
-      return "gemv::run<" + n + ", " + (keep ? "wo::KeepSlots" : "gather::Finish<" + n + "Out>") + ">(cta, ring, folded);";
+    default: return "gemv::run<" + n + ", " + finishName(s) + ">(cta, ring, folded);";
     }
-    default: return "gemv::run<" + n + ", " + ir::name(s.op) + (s.gemv.raw ? "::Raw<" : "::Finish<") + n + "Out>>(cta, ring, folded);";
-    }
+  }
+
+  /// What happens to a finished row tile.
+  std::string finishName(const Step &s) const {
+    std::string n = name(s);
+    bool keep = s.results[0] < 0 || s.gemv.fold == Fold::ElectedCta || s.gemv.fold == Fold::Consumers;
+    if (s.op == Op::wo) return keep ? "wo::KeepSlots" : "gather::Finish<" + n + "Out>";
+    return std::string(ir::name(s.op)) + (s.gemv.raw ? "::Raw<" : "::Finish<") + n + "Out>";
   }
 
   /// The step that produced the slots a gather step folds.
@@ -435,7 +444,7 @@ private:
     llvm::raw_string_ostream out(text);
     const SharedLayout &l = plan_.shared;
     int calls = 0;
-    for (const Instance &i : plan_.instances) calls += int(plan_.bodies[i.body].steps.size());
+    for (const Instance &i : plan_.instances) calls += plan_.bodies[i.body].calls();
     out << "struct Launch {\n  using L = Launch;\n";
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
@@ -444,7 +453,7 @@ private:
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
         << ", taken_offset = " << l.taken << ", fold_offset = " << l.fold
         << ",\n      fold_buffers = " << l.fold_buffers << ", fold_bytes = " << l.fold_bytes << ", fold_sync_offset = " << l.fold_sync
-        << ",\n      scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
+        << ",\n      tile_offset = " << l.tile << ", scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
     out << "  static constexpr int table_entries = " << plan_.table_entries << ", step_counts = 0, instances = " << plan_.instances.size()
         << ", first_step = " << first_step_[plan_.instances[0].body] << ", calls = " << calls
         << ", instance_counter = " << plan_.instance_counter << ";\n};\n";
@@ -461,7 +470,7 @@ private:
       int calls = 0;
       for (const Instance &i : plan_.instances) {
         first_call.push_back(calls);
-        calls += int(plan_.bodies[i.body].steps.size());
+        calls += plan_.bodies[i.body].calls();
       }
       out << "// per instance: body, its occurrence, first call, arrivals so far by row tiles and by whole CTAs\nPHASEC_TABLE int instance_table[][5] = {";
       int64_t tiles = 0, ctas = 0;
@@ -478,11 +487,20 @@ private:
       out << "};\n";
     }
     std::string body = "body_steps[instance_table[instance][0]]", i = many ? " instance" : "";
+    bool tagged = false;
+    std::string step_calls;
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps) {
+        step_calls += (step_calls.empty() ? "" : ", ") + std::to_string(s.calls());
+        tagged |= s.calls() > 1;
+      }
+    if (tagged) out << "PHASEC_TABLE int step_calls[] = {" << step_calls << "}; // a second call adds tagged slots\n";
     out << "struct Program {\n";
+    out << "  PHASEC_DEVICE static int calls(int" << (tagged ? " step) { return step_calls[step]; }\n" : ") { return 1; }\n");
     out << "  PHASEC_DEVICE static int steps_begin(int" << i << ") { return " << (many ? body + "[0]" : "0") << "; }\n";
     out << "  PHASEC_DEVICE static int steps_end(int" << i << ") { return " << (many ? body + "[1]" : std::to_string(steps)) << "; }\n";
     out << "  PHASEC_DEVICE static int calls_begin(int instance) { return "
-        << (many ? "instance_table[instance][2]" : "instance * " + std::to_string(steps)) << "; }\n";
+        << (many ? "instance_table[instance][2]" : "instance * " + std::to_string(plan_.bodies[0].calls())) << "; }\n";
     arrivals(out, many);
     out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
     for (BodyText &b : bodies_) b.openCases(out);

@@ -24,7 +24,7 @@ constexpr int kRefusedWord = 2;
 
 int callCount(const Plan &plan) {
   int calls = 0;
-  for (const Instance &i : plan.instances) calls += int(plan.bodies[i.body].steps.size());
+  for (const Instance &i : plan.instances) calls += plan.bodies[i.body].calls();
   return calls;
 }
 
@@ -214,14 +214,16 @@ private:
   std::set<std::string> used_;
 };
 
-/// Where a launch without events is divided: before every step that waits, and between instances.
+/// Where a launch without events is divided: before every step that waits, before tagged slots are added, and between
+/// instances.
 std::vector<int> splitCuts(const Plan &plan) {
   std::vector<int> cuts;
   int call = 0;
   for (const Instance &i : plan.instances)
     for (const Step &s : plan.bodies[i.body].steps) {
       if (call > 0 && (s.id == 0 || !s.waits.empty())) cuts.push_back(call);
-      call++;
+      if (s.calls() > 1) cuts.push_back(call + 1);
+      call += s.calls();
     }
   cuts.push_back(call);
   return cuts;

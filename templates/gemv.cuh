@@ -1,6 +1,7 @@
 // gemv.cuh: the one matrix-vector engine behind qkv, wo, fc1 and fc2. A CTA owns a contiguous run of units (slot, row tile);
 // the segments of its units go to its warps in turn, each through its own ring. The warp that completes a unit's last
-// segment folds the unit, in segment order, whoever it is; so the result does not depend on timing or on the CTA count.
+// segment folds the unit, in segment order, whoever it is; where K has several slots, a warp per row tile adds them in slot
+// order when all are there. So the result does not depend on timing or on the CTA count.
 #pragma once
 #include "fold.cuh"
 #include "stream.cuh"
@@ -32,7 +33,7 @@ using weights::kGranuleK;
 using weights::kTileRows;
 
 enum class Assignment { Balanced, Grid, SlotCta };
-enum class Fold { Direct, ElectedWarp, ElectedCta, Consumers };
+enum class Fold { Direct, Tagged, ElectedCta, Consumers };
 enum class Scale { None, Multiply, Divide, PerRow };
 
 struct Units {
@@ -119,24 +120,64 @@ template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, 
     for (int s = 1; s < G::segments; s++) v = v + sums[s * G::tokens * kTileRows + i];
     int row = tile * kTileRows + i % kTileRows;
     v = G::Transform::template finished<G>(cta, i / kTileRows, scaled<G>(cta, row, v));
+    i64 at = ((i64)slot * G::tokens + i / kTileRows) * G::rows + row;
     if (G::fold == Fold::Direct) sums[i] = v;
-    else if (row < G::rows) G::Slots::at(cta)[((i64)slot * G::tokens + i / kTileRows) * G::rows + row] = v;
+    else if (row >= G::rows) continue;
+    else if (G::fold == Fold::Tagged) ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round + 1u);
+    else G::Slots::at(cta)[at] = v;
   }
-  if (G::fold == Fold::ElectedWarp) {
-    if (!event::elect_warp(cta, G::elections + tile, G::slots)) return;
-    for (int i = cta.lane; i < cta.tokens * kTileRows; i += 32) {
-      int row = tile * kTileRows + i % kTileRows;
-      if (row < G::rows) sums[i] = fold_slots<G>(cta, i / kTileRows, row);
-    }
-  }
-  if (G::fold == Fold::Direct || G::fold == Fold::ElectedWarp) {
+  if (G::fold == Fold::Direct) {
     ptx::sync_warp();
     Finish::template rows<G>(cta, tile, sums);
   }
 }
 
+/// Sum of a row's slots in slot order, once this round's are there: all are asked for before the first is waited for.
+template <class G> PHASEC_DEVICE float fold_tagged(const Cta &cta, int token, int column) {
+  constexpr int batch = G::slots < 8 ? G::slots : 8;
+  const u64 *p = (const u64 *)G::Slots::at(cta) + (i64)token * G::rows + column;
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int first = 0; first < G::slots; first += batch) {
+    u64 v[batch];
+    for (;;) {
+      bool there = true;
+#pragma unroll
+      for (int s = 0; s < batch; s++)
+        if (first + s < G::slots) v[s] = ptx::load_tagged(p + (i64)(first + s) * G::tokens * G::rows);
+#pragma unroll
+      for (int s = 0; s < batch; s++)
+        if (first + s < G::slots) there = there && u32(v[s] >> 32) == cta.round + 1u;
+      if (there) break;
+      ptx::spin_pause();
+    }
+#pragma unroll
+    for (int s = 0; s < batch; s++)
+      if (first + s < G::slots) sum = first + s == 0 ? ptx::from_bits(u32(v[s])) : sum + ptx::from_bits(u32(v[s]));
+  }
+  return sum;
+}
+
+/// Adds the slots of this warp's share of the row tiles and finishes their rows. A step whose slots are tagged ends with it.
+template <class G, class Finish> PHASEC_DEVICE void finish_tiles(const Cta &cta) {
+  Units u = units<G>(cta);
+  if (u.begin == u.end) // what the rows need besides the slots lies behind the same events
+    for (int slot = 0; slot < G::slots; slot++) G::await(cta, slot);
+  float *sums = (float *)(ptx::shared_base() + G::tile_offset) + cta.warp * G::tokens * kTileRows;
+#pragma unroll 1
+  for (int tile = cta.warp * cta.ctas + cta.cta; tile < G::tiles; tile += G::warps * cta.ctas) {
+    for (int i = cta.lane; i < cta.tokens * kTileRows; i += 32) {
+      int row = tile * kTileRows + i % kTileRows;
+      if (row < G::rows) sums[i] = fold_tagged<G>(cta, i / kTileRows, row);
+    }
+    ptx::sync_warp();
+    Finish::template rows<G>(cta, tile, sums);
+    ptx::sync_warp();
+  }
+}
+
 /// Computes this CTA's units. `folded` counts the units the CTA has folded since the launch began: all warps agree on it.
-/// Ends with every unit of the CTA stored; the caller signals.
+/// Ends with every unit of the CTA stored; the caller signals, or adds the slots.
 template <class G, class Finish>
 PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
   using Buffers = FoldBuffers<typename G::L>;

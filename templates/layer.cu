@@ -18,7 +18,7 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, pieces_max = 1, stage_bytes = 4096;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, taken_offset = 32896, fold_offset = 33024, fold_buffers = 2, fold_bytes = 2048;
-  static constexpr int fold_sync_offset = 37120, scratch_offset = 37248, operand_offset = 37376;
+  static constexpr int fold_sync_offset = 37120, tile_offset = 37184, scratch_offset = 37248, operand_offset = 37376;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, calls = 1, instance_counter = 3;
 };
 //@ end
@@ -52,6 +52,7 @@ struct Gather : Launch {
 //@ program
 struct Program {
   PHASEC_DEVICE static int calls_begin(int) { return 0; }
+  PHASEC_DEVICE static int calls(int) { return 1; }
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 1; }
   PHASEC_DEVICE static void open(const Cta &cta) {

@@ -147,6 +147,15 @@ PHASEC_DEVICE u32 add_acq_rel(u32 *counter, u32 n) {
 PHASEC_DEVICE void store_relaxed(u32 *counter, u32 n) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(n) : "memory");
 }
+/// A float and a tag in one 64-bit word: whoever sees the tag sees the float, without any order between words.
+PHASEC_DEVICE void store_tagged(u64 *to, float v, u32 tag) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(u64(tag) << 32 | bits(v)) : "memory");
+}
+PHASEC_DEVICE u64 load_tagged(const u64 *from) {
+  u64 v;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
+  return v;
+}
 /// Called inside spin loops; lets another fiber run on sim.
 PHASEC_DEVICE void spin_pause() {}
 /// Adds to a counter in shared memory and returns the old value; acquire and release at CTA scope.

@@ -67,7 +67,7 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
     const u64 *table = cta.launch_table + (i64)c.instance * L::table_entries;
     if (cta.runs(c.call) && Program::next(cta, table, c, item)) return true;
     c.unit = -1;
-    c.call++;
+    c.call += Program::calls(c.step);
     if (++c.step == Program::steps_end(c.instance)) {
       if (++c.instance < L::instances) c.step = Program::steps_begin(c.instance);
     }

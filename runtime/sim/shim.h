@@ -141,6 +141,17 @@ inline u32 add_acq_rel(u32 *counter, u32 n) { return phasec_sim_api.add_acq_rel(
 inline void store_relaxed(u32 *counter, u32 n) { phasec_sim_api.store_relaxed(phasec_sim_api.engine, counter, n); }
 inline u32 add_shared(u32 *counter, u32 n) { return phasec_sim_api.add_shared(phasec_sim_api.engine, counter, n); }
 inline u32 load_shared_acquire(const u32 *counter) { return phasec_sim_api.load_shared_acquire(phasec_sim_api.engine, counter); }
+/// The tag is a counter to the engine, so that who waits for it is woken; the float is there before it.
+inline void store_tagged(u64 *to, float v, u32 tag) {
+  u32 *words = reinterpret_cast<u32 *>(to);
+  *static_cast<volatile u32 *>(words) = bits(v);
+  store_relaxed(words + 1, tag);
+}
+inline u64 load_tagged(const u64 *from) {
+  const u32 *words = reinterpret_cast<const u32 *>(from);
+  u64 tag = load_acquire(words + 1);
+  return tag << 32 | *static_cast<const volatile u32 *>(words);
+}
 inline void spin_pause() { phasec_sim_api.spin_pause(phasec_sim_api.engine); }
 
 inline u32 shared_address(const void *p) { return phasec_sim_api.shared_address(phasec_sim_api.engine, p); }

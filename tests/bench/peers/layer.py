@@ -4,17 +4,31 @@ and runs the layer that the spec describes; no model is known by name here.
 SPEC: {"plan": a plan as `phasec render --emit=plan --json` prints it, "rows": [{"tokens", "context"}, ...], "samples": timed
 samples per row, "seconds": how long the peer may take}. With --error it is a list of directories instead (torch_layer.py)."""
 
+import importlib
 import json
 import signal
 import sys
 import time
 
-import torch
-
 COLD_BYTES = 800_000_000  # distinct weights between two uses of an address; L2 holds far less
 LAYERS_PER_SAMPLE = 24
 COPIES_MIN, COPIES_MAX = 4, 64
 WARMUPS = 3
+
+
+def emit(**figures):
+    print(json.dumps(figures), flush=True)
+
+
+def need(package):
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        emit(error=f"needs the Python package {package} ({error}): pip install {package}")
+        sys.exit(0)
+
+
+torch = need("torch")
 
 
 class Unsupported(Exception):
@@ -66,10 +80,6 @@ def rope_table(positions, rotary, device):
     angle = torch.arange(positions, device=device, dtype=torch.float64)[:, None] * \
         10000.0 ** (-torch.arange(rotary // 2, device=device, dtype=torch.float64) * 2 / rotary)
     return torch.cat([angle.cos(), angle.sin()], 1).float()
-
-
-def emit(**figures):
-    print(json.dumps(figures), flush=True)
 
 
 def talk(text):
@@ -126,11 +136,11 @@ def time_graph(work, samples):
     return [a.elapsed_time(b) * 1e3 for a, b in zip(events, events[1:])]
 
 
-def measure(peer, arm, row, layers, samples, work):
+def measure(arm, row, layers, samples, work):
     """Times work(), which runs `layers` layers, and prints the figures."""
     us = time_graph(work, samples)
-    emit(peer=peer, arm=arm, tokens=row["tokens"], context=row["context"], layers=layers, samples_us=us)
-    talk(f"{peer} {arm}: tokens {row['tokens']}, context {row['context']}: {sorted(us)[len(us) // 2] / layers:.2f} us per layer")
+    emit(arm=arm, tokens=row["tokens"], context=row["context"], layers=layers, samples_us=us)
+    talk(f"{arm}: tokens {row['tokens']}, context {row['context']}: {sorted(us)[len(us) // 2] / layers:.2f} us per layer")
 
 
 def reason(error):

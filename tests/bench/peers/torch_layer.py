@@ -10,10 +10,10 @@ import math
 import pathlib
 import sys
 
+import layer as common  # names what is missing, so it comes first
+
 import torch
 import torch.nn.functional as F
-
-import layer as common
 
 # torch.compile modes that leave the graph to us, fastest to compile first, and the seconds that one row may take in each.
 COMPILE_MODES = {"default": 90, "max-autotune-no-cudagraphs": 150}
@@ -72,8 +72,10 @@ def qkv(body, phase, env, cache):
         table = env[attrs["rope"]].index_select(0, cache["position"])[:, None]
         q, k = rotate(q, table, attrs), rotate(k, table, attrs)
     for rows, values, scale in ((cache["k"], k, cache["scales"][0]), (cache["v"], v, cache["scales"][1])):
-        if scale:  # what an fp8 cache keeps of them; None when this cache is as wide as the activations
-            values = ((wide(values) / scale).to(torch.float8_e4m3fn).to(wide(values).dtype) * scale).to(values.dtype)
+        if cache["dtype"] == torch.float8_e4m3fn:
+            values = ((wide(values) / scale).to(cache["dtype"]).to(wide(values).dtype) * scale).to(values.dtype)
+        else:  # attention sees what the cache keeps
+            values = values.to(cache["dtype"]).to(values.dtype)
         rows.index_copy_(2, cache["position"], values[:, :, None])
     return (q.flatten(1), gate)[:len(phase["results"])]
 
@@ -131,7 +133,7 @@ def make_cache(body, row, device):
         return {}
     shape = (row["tokens"], body.dim("kv_heads"), row["context"] + 1, body.dim("head_dim"))
     position = torch.tensor([row["context"]], device=device)
-    return {"position": position, "scales": (None, None), **{n: torch.randn(shape, device=device, dtype=torch.bfloat16) for n in "kv"}}
+    return {"position": position, "dtype": torch.bfloat16, "scales": (1, 1), **{n: torch.randn(shape, device=device, dtype=torch.bfloat16) for n in "kv"}}
 
 
 def make_inputs(body, row, device):
@@ -178,7 +180,7 @@ def time_compiled(chain, row, mode, budget, samples):
             if cache:
                 torch._dynamo.mark_dynamic(cache[name], 2)  # one compilation for all contexts
     compiled = torch.compile(step, mode=mode)
-    work = lambda: common.measure("torch", mode, row, chain.layers, samples, lambda: chain.run(compiled))
+    work = lambda: common.measure("torch.compile " + mode, row, chain.layers, samples, lambda: chain.run(compiled))
     budget.limited(min(COMPILE_MODES[mode], budget.left()), work)
 
 
@@ -190,7 +192,7 @@ def time_rows(spec):
     failed = set()
     for row in spec["rows"]:  # what is certain first: a limit that strikes then costs the compiled arms only
         chain.prepare(row)
-        common.measure("torch", "eager", row, chain.layers, spec["samples"], lambda: chain.run(step))
+        common.measure("torch eager", row, chain.layers, spec["samples"], lambda: chain.run(step))
     torch._dynamo.config.cache_size_limit = 64
     for mode in COMPILE_MODES:
         torch._dynamo.reset()
@@ -202,7 +204,7 @@ def time_rows(spec):
                 time_compiled(chain, row, mode, budget, spec["samples"])
             except Exception as error:  # a compiler may fail in any way; the eager arm stands
                 failed.add(mode)
-                common.emit(peer="torch", arm=mode, tokens=row["tokens"], context=row["context"], error=common.reason(error))
+                common.emit(arm="torch.compile " + mode, tokens=row["tokens"], context=row["context"], error=common.reason(error))
 
 
 # --- Error ---------------------------------------------------------------------------------------------------------------
@@ -261,21 +263,19 @@ class Case:
         context, page = self.about["context"], about["page"]
         table = torch.tensor(self.about["page_table"], device=self.device).view(self.about["tokens"], -1)[:, :context // page + 1]
         fp8 = about["dtype"] == "fp8_e4m3"
-        scales = self.file(about["scales"], torch.float32).tolist() if fp8 else (None, None)
+        dtype = torch.float8_e4m3fn if fp8 else torch.bfloat16
+        scales = self.file(about["scales"], torch.float32).tolist() if fp8 else (1, 1)
         sides = {}
         for name, file, offset, scale in (("k", about["k"], 0, scales[0]), ("v", about["v"], about["v_offset"], scales[1])):
             raw = self.file(file, torch.uint8)
             paged = raw.as_strided((about["pages"], page, kv_heads, about["row_bytes"]),
                                    (about["page_stride"], about["row_stride"], about["head_stride"], 1), offset)
             rows = paged[table].flatten(1, 2)[:, :context + 1].transpose(1, 2).contiguous()
-            rows = rows.view(torch.float8_e4m3fn if fp8 else torch.bfloat16).double()
-            if self.body_appends():
+            rows = rows.view(dtype).double()
+            if any(phase["op"] == "qkv" for phase in self.body.phases):
                 rows[:, :, context] = 0  # not a number until this step writes it
-            sides[name] = rows * (scale if fp8 else 1)
-        return {"position": torch.tensor([context], device=self.device), "scales": scales, **sides}
-
-    def body_appends(self):
-        return any(phase["op"] == "qkv" for phase in self.body.phases)
+            sides[name] = rows * scale
+        return {"position": torch.tensor([context], device=self.device), "dtype": dtype, "scales": scales, **sides}
 
     def run(self, dtype):
         narrow = lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()}
@@ -303,7 +303,7 @@ def errors(directories):
         narrow, double = case.run(torch.bfloat16), case.run(torch.float64)
         for name in case.body.returns:
             # `self_rel_l2` says whether this file and the reference mean the same layer: it is rounding of double.
-            common.emit(peer="torch", seed=case.about["seed"], value=name, rel_l2=rel_l2(narrow[name], case.truth(name)),
+            common.emit(seed=case.about["seed"], value=name, rel_l2=rel_l2(narrow[name], case.truth(name)),
                         self_rel_l2=rel_l2(double[name], case.truth(name)))
 
 
@@ -318,7 +318,7 @@ def main(arguments):
             else:
                 time_rows(json.loads(pathlib.Path(arguments[0]).read_text()))
     except common.Unsupported as why:
-        common.emit(peer="torch", error=str(why))
+        common.emit(error=str(why))
     return 0
 
 

@@ -12,11 +12,13 @@ import math
 import pathlib
 import sys
 
-import torch
-import triton
-import triton.language as tl
+import layer as common  # names what is missing, so it comes first
 
-import layer as common
+import torch
+
+triton = common.need("triton")
+tl = common.need("triton.language")
+
 import torch_layer
 
 REL_L2_MAX = 0.02  # of the check: bf16 values between kernels
@@ -372,15 +374,15 @@ def time_rows(spec, device="cuda"):
     budget, chain = common.Budget(spec["seconds"]), Chain(order, device)
     for i, row in enumerate(spec["rows"]):
         if budget.left() < 5:
-            common.emit(peer="triton", tokens=row["tokens"], context=row["context"], error="no time left for this row")
+            common.emit(tokens=row["tokens"], context=row["context"], error="no time left for this row")
             continue
         chain.prepare(row)
         if i == 0:
             error = chain.check()
-            common.emit(peer="triton", check_rel_l2=error)
+            common.emit(check_rel_l2=error)
             if not error <= REL_L2_MAX:
                 raise common.Unsupported(f"its check failed: rel_l2 {error:.3g} against PyTorch in fp32")
-        common.measure("triton", "autotuned", row, chain.layers, spec["samples"], chain.run)
+        common.measure("triton", row, chain.layers, spec["samples"], chain.run)
 
 
 def main(arguments):
@@ -389,7 +391,7 @@ def main(arguments):
         with torch.no_grad():
             time_rows(json.loads(pathlib.Path(arguments[0]).read_text()))
     except common.Unsupported as why:
-        common.emit(peer="triton", error=str(why))
+        common.emit(error=str(why))
     return 0
 
 

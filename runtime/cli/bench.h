@@ -144,8 +144,8 @@ double numberOf(const llvm::json::Object &object, llvm::StringRef name);
 /// Runs a peer's file and gives the objects it prints; `problem` says why there may be none.
 Result<std::vector<llvm::json::Object>> runPeer(const Session &session, const WorkDirectory &directory, const std::string &peer,
                                                 const std::vector<std::string> &arguments, int seconds, std::string &problem);
-/// Fills report.peers for its rows.
-Status runPeers(const Session &session, const BenchOptions &options, const Layers &layers, const Schedule &schedule, BenchReport &report);
+/// Fills report.peers for its rows; `done` is called after each.
+Status runPeers(const Session &session, const BenchOptions &options, const Layers &layers, BenchReport &report, const std::function<Status()> &done);
 /// For the first of the options' tokens and contexts.
 Result<ErrorReport> measureError(const Session &session, const BenchOptions &options, const Layers &layers, Runtime &runtime, Schedule schedule);
 

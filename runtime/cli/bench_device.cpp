@@ -166,10 +166,7 @@ private:
   }
 
   Status compareWithOthers(const Layers &layers, BenchReport &report, const std::function<Status(const BenchReport &)> &done) {
-    if (options_.peers) {
-      PHASEC_TRY(runPeers(session_, options_, layers, session_.schedule, report));
-      PHASEC_TRY(done(report));
-    }
+    if (options_.peers) PHASEC_TRY(runPeers(session_, options_, layers, report, [&] { return done(report); }));
     if (!options_.error_seeds) return {};
     PHASEC_ASSIGN(report.error, measureError(session_, options_, layers, runtime_, session_.schedule));
     return done(report);

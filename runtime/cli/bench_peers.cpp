@@ -116,9 +116,9 @@ Result<std::vector<llvm::json::Object>> runPeer(const Session &session, const Wo
   return lines;
 }
 
-Status runPeers(const Session &session, const BenchOptions &options, const Layers &layers, const Schedule &schedule, BenchReport &report) {
+Status runPeers(const Session &session, const BenchOptions &options, const Layers &layers, BenchReport &report, const std::function<Status()> &done) {
   PHASEC_ASSIGN(std::unique_ptr<WorkDirectory> directory, WorkDirectory::make());
-  PHASEC_ASSIGN(Plan plan, phasec::plan(layers.module(), schedule, *findTarget(report.device.target)));
+  PHASEC_ASSIGN(Plan plan, phasec::plan(layers.module(), session.schedule, *findTarget(report.device.target)));
   std::string spec = *directory / "spec.json";
   for (const PeerFile &file : kFiles) {
     if (!file.peer) continue;
@@ -130,6 +130,7 @@ Status runPeers(const Session &session, const BenchOptions &options, const Layer
     for (const llvm::json::Object &line : lines)
       if (line.getInteger("tokens")) peer.arms.push_back(readArm(line));
     if (!peer.problem.empty()) say("peer " + peer.name + ": " + peer.problem);
+    PHASEC_TRY(done());
   }
   return {};
 }

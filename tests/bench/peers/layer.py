@@ -143,5 +143,13 @@ def measure(arm, row, layers, samples, work):
     talk(f"{arm}: tokens {row['tokens']}, context {row['context']}: {sorted(us)[len(us) // 2] / layers:.2f} us per layer")
 
 
-def reason(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+def attempt(arm, row, work):
+    """Whether work() came to an end: out of memory, out of time or a compiler's failure costs one row of one arm."""
+    try:
+        work()
+        return True
+    except Unsupported:
+        raise
+    except Exception as error:
+        emit(arm=arm, tokens=row["tokens"], context=row["context"], error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        return False

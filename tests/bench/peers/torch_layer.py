@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 # torch.compile modes that leave the graph to us, fastest to compile first, and the seconds that one row may take in each.
 COMPILE_MODES = {"default": 90, "max-autotune-no-cudagraphs": 150}
+COMPILE_SECONDS_MIN = 5  # with less, a row is not begun
 OPS = ("norm", "qkv", "attn", "wo", "gather", "fc1", "fc2")
 
 
@@ -157,6 +158,7 @@ class Chain:
         self.device = device
 
     def prepare(self, row):
+        self.caches = self.inputs = None  # before the next ones: long contexts are gigabytes
         self.caches = [make_cache(body, row, self.device) for body in self.order]
         self.inputs = {body.name: make_inputs(body, row, self.device) for body in self.order}
 
@@ -175,13 +177,20 @@ def step(body, weights, cache, inputs):
 
 
 def time_compiled(chain, row, mode, budget, samples):
-    for cache in chain.caches:
-        for name in ("k", "v"):
-            if cache:
-                torch._dynamo.mark_dynamic(cache[name], 2)  # one compilation for all contexts
+    """One compilation for each batch, which serves all contexts."""
+    for body, cache in zip(chain.order, chain.caches):
+        for value in body.of_kind("input"):
+            if value["shape"][0] >= 0:
+                torch._dynamo.mark_dynamic(chain.inputs[body.name][value["name"]], 0)
+        for name in ("k", "v") if cache else ():
+            torch._dynamo.mark_dynamic(cache[name], 2)
     compiled = torch.compile(step, mode=mode)
-    work = lambda: common.measure("torch.compile " + mode, row, chain.layers, samples, lambda: chain.run(compiled))
+    work = lambda: common.measure(arm(mode), row, chain.layers, samples, lambda: chain.run(compiled))
     budget.limited(min(COMPILE_MODES[mode], budget.left()), work)
+
+
+def arm(mode):
+    return "torch.compile " + mode
 
 
 def time_rows(spec):
@@ -189,22 +198,25 @@ def time_rows(spec):
     for body in order:
         check(body)
     budget, chain = common.Budget(spec["seconds"]), Chain(order, "cuda")
-    failed = set()
-    for row in spec["rows"]:  # what is certain first: a limit that strikes then costs the compiled arms only
+    samples = spec["samples"]
+
+    def eager(row):
         chain.prepare(row)
-        common.measure("torch eager", row, chain.layers, spec["samples"], lambda: chain.run(step))
-    torch._dynamo.config.cache_size_limit = 64
+        common.measure("torch eager", row, chain.layers, samples, lambda: chain.run(step))
+
+    def compiled(row, mode):
+        chain.prepare(row)
+        time_compiled(chain, row, mode, budget, samples)
+
+    for row in spec["rows"]:  # what is certain first: a limit that strikes then costs the compiled arms only
+        common.attempt("torch eager", row, lambda: eager(row))
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.automatic_dynamic_shapes = False  # a batch is what is measured, so it is compiled for
     for mode in COMPILE_MODES:
         torch._dynamo.reset()
         for row in spec["rows"]:
-            if mode in failed or budget.left() < 5:
+            if budget.left() < COMPILE_SECONDS_MIN or not common.attempt(arm(mode), row, lambda: compiled(row, mode)):
                 break
-            chain.prepare(row)
-            try:
-                time_compiled(chain, row, mode, budget, spec["samples"])
-            except Exception as error:  # a compiler may fail in any way; the eager arm stands
-                failed.add(mode)
-                common.emit(arm="torch.compile " + mode, tokens=row["tokens"], context=row["context"], error=common.reason(error))
 
 
 # --- Error ---------------------------------------------------------------------------------------------------------------

@@ -42,6 +42,10 @@ def usable(configs, arguments, **constants):
     return [c for c in configs if (c.kwargs["SPLITS"] == 1 or named["ADD"]) and (c.kwargs["DOT"] or named["tokens"] == 1)]
 
 
+def time_config(call, quantiles):
+    return triton.testing.do_bench(call, warmup=5, rep=25, quantiles=quantiles)
+
+
 @triton.jit
 def load_x(x_ptr, k, inside, tokens, cols, DOT: tl.constexpr, TOKENS: tl.constexpr, TYPE: tl.constexpr):
     """Activations: [span, TOKENS], or [1, span] of the only token."""
@@ -69,7 +73,7 @@ def scaled(bits, scales_ptr, groups, SPAN: tl.constexpr, ROWS: tl.constexpr, row
     return tl.reshape(values * scale[:, :, None], (ROWS, SPAN))
 
 
-@triton.autotune(CONFIGS, key=["tokens", "rows", "cols", "FORMAT", "ADD"], restore_value=["out_ptr"], warmup=5, rep=25,
+@triton.autotune(CONFIGS, key=["tokens", "rows", "cols", "FORMAT", "ADD"], restore_value=["out_ptr"], do_bench=time_config,
                  prune_configs_by={"early_config_prune": usable})
 @triton.jit(do_not_specialize=["tokens"])
 def gemv(x_ptr, w_ptr, block_ptr, scale_ptr, out_ptr, tokens, rows, cols, columns, FORMAT: tl.constexpr, ROW_SCALE: tl.constexpr, ADD: tl.constexpr,
@@ -337,6 +341,7 @@ class Chain:
         self.layers, self.device = self.passes * len(self.order), device
 
     def prepare(self, row):
+        self.caches = self.inputs = None
         self.caches = [torch_layer.make_cache(l.body, row, self.device) for l in self.order]
         self.inputs = {l.body.name: torch_layer.make_inputs(l.body, row, self.device) for l in self.order}
 
@@ -372,17 +377,18 @@ class Chain:
 def time_rows(spec, device="cuda"):
     order = common.bodies(spec)
     budget, chain = common.Budget(spec["seconds"]), Chain(order, device)
-    for i, row in enumerate(spec["rows"]):
-        if budget.left() < 5:
-            common.emit(tokens=row["tokens"], context=row["context"], error="no time left for this row")
-            continue
+
+    def one(row):
         chain.prepare(row)
-        if i == 0:
+        if row is spec["rows"][0]:
             error = chain.check()
             common.emit(check_rel_l2=error)
             if not error <= REL_L2_MAX:
                 raise common.Unsupported(f"its check failed: rel_l2 {error:.3g} against PyTorch in fp32")
-        common.measure("triton", row, chain.layers, spec["samples"], chain.run)
+        budget.limited(budget.left(), lambda: common.measure("triton", row, chain.layers, spec["samples"], chain.run))
+
+    for row in spec["rows"]:
+        common.attempt("triton", row, lambda: one(row))
 
 
 def main(arguments):

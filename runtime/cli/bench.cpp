@@ -21,10 +21,15 @@ cl::opt<int> repeat("repeat", cl::desc("instances of a single layer in one launc
 cl::opt<int> samples("launches", cl::init(31), cl::desc("timed samples of at least 24 layers each (default 31)"), cl::value_desc("N"), BENCH);
 cl::opt<std::string> sweep("sweep", cl::desc("measure every value of a knob, for example wo_split=1,2,4,8"), cl::value_desc("knob=v,..."), BENCH);
 cl::opt<bool> no_gate("no-gate", cl::desc("time without checking first; the report says so"), BENCH);
+cl::opt<bool> peers("peers", cl::desc("also time PyTorch and same-format Triton on this layer, with python3 from PATH"), BENCH);
+cl::opt<int> peer_seconds("peer-seconds", cl::init(240), cl::value_desc("N"), cl::desc("that each peer may take (default 240)"), BENCH);
+cl::opt<int> error_seeds("error", cl::desc("also compare the error against fp64 with that of PyTorch in bf16, over N seeds of inputs (8 or more for a "
+                                           "verdict), for the first batch and context"),
+                         cl::value_desc("N"), BENCH);
 cl::opt<bool> csv("csv", cl::desc("the rows as CSV on stdout"), BENCH);
 cl::opt<std::string> output("o", cl::desc("also write the JSON there, row by row"), cl::value_desc("F"), BENCH);
 
-constexpr int kSamplesMin = 15, kHostRoundsMin = 10;
+constexpr int kSamplesMin = 15, kHostRoundsMin = 10, kPeerSecondsMax = 3600, kErrorSeedsMax = 64;
 
 std::vector<std::string> split(const std::string &text) {
   std::vector<std::string> parts;
@@ -53,6 +58,11 @@ Result<BenchOptions> readOptions() {
   o.repeat = repeat;
   o.samples = samples;
   o.gate = !no_gate;
+  o.peers = peers;
+  PHASEC_TRY(checkRange("--peer-seconds", peer_seconds, 1, kPeerSecondsMax));
+  o.peer_seconds = peer_seconds;
+  if (error_seeds.getNumOccurrences()) PHASEC_TRY(checkRange("--error", error_seeds, 1, kErrorSeedsMax));
+  o.error_seeds = error_seeds;
   if (sweep.empty()) return o;
   size_t equals = sweep.find('=');
   if (equals != std::string::npos) o.sweep_values = split(sweep.substr(equals + 1));
@@ -85,6 +95,7 @@ Result<int> onDevice(const Session &session) {
   int code = 0;
   for (const BenchRow &row : report.rows)
     if (!code && !row.ok()) code = row.error.ok() ? kFinding : exitCode(row.error.kind());
+  if (!code && report.error && !report.error->holds()) code = kFinding;
   return code;
 }
 

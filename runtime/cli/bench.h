@@ -3,6 +3,7 @@
 
 #include "runtime/cli/checking.h"
 #include "runtime/cli/cli.h"
+#include "runtime/cli/program.h"
 #include "runtime/cuda/graph.h"
 
 #include <functional>
@@ -21,6 +22,9 @@ struct BenchOptions {
   std::string sweep_knob;            ///< empty: no sweep
   std::vector<std::string> sweep_values;
   bool gate = true;
+  bool peers = false;
+  int peer_seconds = 240;            ///< for each
+  int error_seeds = 0;               ///< 0: errors are not measured
 };
 
 /// Figures of one list of samples.
@@ -90,12 +94,61 @@ struct BenchRow {
   double bytesPerLayer() const { return double(bytes.weights + bytes.kv) / instances; }
 };
 
+/// One way in which a peer ran one row.
+struct PeerArm {
+  std::string name, error;       ///< "torch eager"; why it has no figures
+  int tokens = 0, context = 0;
+  int layers = 0;                ///< in one sample
+  std::vector<double> samples_us;
+  double layerUs() const;        ///< median; 0: no figures
+};
+
+/// What others need for the same work, measured in this run.
+struct Peer {
+  std::string name;              ///< "torch" | "triton"
+  std::string problem;           ///< why it has no figures, or not all
+  std::vector<PeerArm> arms;
+  const PeerArm *fastest(const BenchRow &row) const; ///< null: no figures
+  double speedup(const BenchRow &row) const;         ///< its time over the row's; 0: no figures
+};
+
+/// The error of one returned value against fp64: relative, in the L2 norm.
+struct ErrorRow {
+  int seed = 0;
+  std::string value;
+  double rel_l2 = 0, torch = 0;  ///< the kernel's, PyTorch's in bf16
+  double torch_fp64 = 0;         ///< PyTorch's in fp64: whether it means the same layer
+};
+inline constexpr double kErrorRatioMax = 1.05; ///< what the mean error may be, against PyTorch's
+
+struct ErrorReport {
+  int tokens = 0, context = 0;
+  std::vector<ErrorRow> rows;
+  std::string problem;           ///< why there is nothing to compare with
+  std::vector<std::string> values() const;
+  ErrorRow mean(const std::string &value) const;
+  bool holds() const;            ///< also when there is nothing to compare with
+};
+
 struct BenchReport {
   std::string layer;
   DeviceInfo device;
   Ceilings ceilings;
   std::vector<BenchRow> rows;
+  std::vector<Peer> peers;
+  std::optional<ErrorReport> error;
 };
+/// Members of an object that a peer printed; "" and 0 when it has none of that type.
+std::string textOf(const llvm::json::Object &object, llvm::StringRef name);
+double numberOf(const llvm::json::Object &object, llvm::StringRef name);
+/// Runs a peer's file and gives the objects it prints; `problem` says why there may be none.
+Result<std::vector<llvm::json::Object>> runPeer(const Session &session, const WorkDirectory &directory, const std::string &peer,
+                                                const std::vector<std::string> &arguments, int seconds, std::string &problem);
+/// Fills report.peers for its rows; `done` is called after each.
+Status runPeers(const Session &session, const BenchOptions &options, const Layers &layers, BenchReport &report, const std::function<Status()> &done);
+/// For the first of the options' tokens and contexts.
+Result<ErrorReport> measureError(const Session &session, const BenchOptions &options, const Layers &layers, Runtime &runtime, Schedule schedule);
+
 /// `done` is called after every row, so that what was measured is kept whatever comes.
 Result<BenchReport> deviceBench(const Session &session, const BenchOptions &options,
                                 const std::function<Status(const BenchReport &)> &done);

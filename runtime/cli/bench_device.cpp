@@ -156,13 +156,20 @@ public:
           sayRow(row, report.rows.size(), count);
           PHASEC_TRY(done(report));
         }
-    return {};
+    return compareWithOthers(layers, report, done);
   }
 
 private:
   static double fractionOf(const BenchRow &row, const Ceilings &ceilings) {
     double us = row.layerUs(statistics(row.samples_us).median);
     return us > 0 && ceilings.read_tbs > 0 ? row.bytesPerLayer() / us / 1e6 / ceilings.read_tbs : 0;
+  }
+
+  Status compareWithOthers(const Layers &layers, BenchReport &report, const std::function<Status(const BenchReport &)> &done) {
+    if (options_.peers) PHASEC_TRY(runPeers(session_, options_, layers, report, [&] { return done(report); }));
+    if (!options_.error_seeds) return {};
+    PHASEC_ASSIGN(report.error, measureError(session_, options_, layers, runtime_, session_.schedule));
+    return done(report);
   }
 
   Status measure(const Layers &layers, BenchRow &row) {

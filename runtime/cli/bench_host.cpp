@@ -5,9 +5,9 @@
 #include "compiler/fingerprint.h"
 #include "compiler/nvrtc.h"
 #include "compiler/plan.h"
+#include "runtime/cli/program.h"
 #include "runtime/cli/stub_driver.h"
 
-#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Format.h"
 #include "llvm/Support/Path.h"
 
@@ -41,20 +41,13 @@ double median(const std::function<void(int)> &call, int samples, int batch, std:
   return us[size_t(samples / 2)];
 }
 
-/// A folder that goes away with what is in it.
-struct Scratch {
-  llvm::SmallString<128> path;
-  Scratch() { (void)llvm::sys::fs::createUniqueDirectory("phasec-bench", path); }
-  ~Scratch() { (void)llvm::sys::fs::remove_directories(path); }
-  std::string operator/(const char *name) const { return (path + "/" + name).str(); }
-};
-
 class HostBench {
 public:
   HostBench(const Session &session, std::string file, int rounds, Layers layers, std::string text)
       : session_(session), file_(std::move(file)), rounds_(rounds), layers_(std::move(layers)), text_(std::move(text)) {}
 
   Status run() {
+    PHASEC_ASSIGN(scratch_, WorkDirectory::make());
     PHASEC_TRY(compileOnce());
     PHASEC_TRY(parseToKey());
     PHASEC_TRY(files());
@@ -77,7 +70,7 @@ private:
     RuntimeOptions options = session_.options;
     options.device = DeviceChoice::None;
     options.cache = CacheOptions();
-    options.cache.user_dir = scratch_ / "user";
+    options.cache.user_dir = *scratch_ / "user";
     PHASEC_ASSIGN(Runtime warm, Runtime::open(options));
     PHASEC_ASSIGN(Kernel first, warm.prepare(layers_, session_.schedule)); // opens NVRTC
     PHASEC_TRY(clearStore(userFile(options.cache.user_dir)));
@@ -115,13 +108,13 @@ private:
   static Query query(const Compiled &c) { return {c.artefact.key, c.artefact.toolchain, c.artefact.sections}; }
 
   Status files() {
-    std::string raw = scratch_ / "raw";
+    std::string raw = *scratch_ / "raw";
     std::string bytes(reinterpret_cast<const char *>(compiled_.artefact.payload.data()), compiled_.artefact.payload.size());
     double write = median([&](int) { (void)writeFile(raw, bytes).ok(); }, kKernels, 1);
     read_ = median([&](int) { keep(readFile(raw)->size()); }, rounds_, 1);
     for (uint64_t i = 0; i < kKernels; i++) kernels_.push_back(variant(i));
-    PHASEC_TRY(writeBlessed(scratch_ / "blessed.db", kernels_));
-    PHASEC_ASSIGN(std::unique_ptr<Store> user, Store::openUser(scratch_ / "publish.db"));
+    PHASEC_TRY(writeBlessed(*scratch_ / "blessed.db", kernels_));
+    PHASEC_ASSIGN(std::unique_ptr<Store> user, Store::openUser(*scratch_ / "publish.db"));
     std::vector<double> samples;
     double publish = median([&](int i) { (void)user->publish(kernels_[size_t(i)]).ok(); }, kKernels, 1, &samples);
     add("publish", "", publish, samples, "writing a plain file", write);
@@ -137,7 +130,7 @@ private:
 
   Status lookups() {
     CacheOptions options;
-    options.blessed = {{scratch_ / "blessed.db", ""}};
+    options.blessed = {{*scratch_ / "blessed.db", ""}};
     std::vector<double> samples;
     double serve = median(
         [&](int) {
@@ -171,7 +164,7 @@ private:
     RuntimeOptions options = session_.options;
     options.device = DeviceChoice::None;
     options.cache = CacheOptions();
-    options.cache.user_dir = scratch_ / "user";
+    options.cache.user_dir = *scratch_ / "user";
     PHASEC_ASSIGN(Runtime runtime, Runtime::with(options, std::move(device)));
     PHASEC_ASSIGN(Kernel kernel, runtime.prepare(layers_, session_.schedule));
     Buffers buffers;
@@ -210,7 +203,7 @@ private:
   const int rounds_;
   Layers layers_;
   std::string text_;
-  Scratch scratch_;
+  std::unique_ptr<WorkDirectory> scratch_;
   Compiled compiled_;
   std::vector<Compiled> kernels_;
   double read_ = 0;

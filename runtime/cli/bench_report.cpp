@@ -77,7 +77,63 @@ void writeTimes(OStream &json, const BenchRow &row) {
   writeNumbers(json, "samples_us", row.samples_us);
 }
 
-void writeRow(OStream &json, const BenchRow &row, const BenchOptions &options) {
+/// What peers needed for a row; null without figures.
+void writePeers(OStream &json, const std::vector<Peer> &peers, const BenchRow &row) {
+  json.attributeObject("peers", [&] {
+    for (const Peer &peer : peers) {
+      const PeerArm *best = peer.fastest(row);
+      if (!best) {
+        json.attribute(peer.name, nullptr);
+        continue;
+      }
+      json.attributeObject(peer.name, [&] {
+        json.attribute("arm", best->name);
+        json.attribute("layer_us", best->layerUs());
+        double speedup = peer.speedup(row);
+        json.attribute("speedup", speedup > 0 ? llvm::json::Value(speedup) : llvm::json::Value(nullptr));
+        json.attributeArray("arms", [&] {
+          for (const PeerArm &arm : peer.arms)
+            if (arm.tokens == row.tokens && arm.context == row.context) json.object([&] {
+                json.attribute("arm", arm.name);
+                json.attribute("error", arm.error.empty() ? llvm::json::Value(nullptr) : llvm::json::Value(clean(arm.error)));
+                json.attribute("layers", arm.layers);
+                writeNumbers(json, "samples_us", arm.samples_us);
+              });
+        });
+      });
+    }
+  });
+}
+
+void writeError(OStream &json, const ErrorReport &error) {
+  json.attributeObject("error", [&] {
+    json.attribute("tokens", error.tokens);
+    json.attribute("context", error.context);
+    json.attribute("problem", error.problem.empty() ? llvm::json::Value(nullptr) : llvm::json::Value(clean(error.problem)));
+    json.attribute("ok", error.holds());
+    json.attributeObject("mean", [&] {
+      for (const std::string &value : error.values())
+        json.attributeObject(value, [&] {
+          ErrorRow m = error.mean(value);
+          json.attribute("phasec", figure(m.rel_l2));
+          json.attribute("torch", figure(m.torch));
+          json.attribute("ratio", figure(m.rel_l2 / m.torch));
+        });
+    });
+    json.attributeArray("rows", [&] {
+      for (const ErrorRow &row : error.rows)
+        json.object([&] {
+          json.attribute("seed", row.seed);
+          json.attribute("value", row.value);
+          json.attribute("phasec", figure(row.rel_l2));
+          json.attribute("torch", figure(row.torch));
+          json.attribute("torch_fp64", figure(row.torch_fp64));
+        });
+    });
+  });
+}
+
+void writeRow(OStream &json, const BenchRow &row, const BenchOptions &options, const std::vector<Peer> &peers) {
   json.object([&] {
     json.attribute("tokens", row.tokens);
     json.attribute("context", row.context);
@@ -100,6 +156,7 @@ void writeRow(OStream &json, const BenchRow &row, const BenchOptions &options) {
     else llvm::consumeError(resources.takeError());
     writeGate(json, row.gate);
     writeTimes(json, row);
+    if (!peers.empty()) writePeers(json, peers, row);
   });
 }
 
@@ -110,6 +167,20 @@ std::string checkText(const BenchRow &row) {
   if (row.gate->contract == "exact") return "bit-exact";
   std::string text;
   llvm::raw_string_ostream(text) << format("rel_l2 %.2e", row.gate->rel_l2);
+  return text;
+}
+
+std::string errorText(const ErrorReport &error) {
+  std::string text;
+  llvm::raw_string_ostream out(text);
+  for (const std::string &value : error.values()) {
+    ErrorRow m = error.mean(value);
+    out << "  error of %" << value << " against fp64, tokens " << error.tokens << ", context " << error.context << ", mean of "
+        << error.rows.back().seed << format(" seeds: rel_l2 %.3e", m.rel_l2);
+    if (error.problem.empty()) out << format(", PyTorch bf16 %.3e: ratio %.3f (at most %.2f)", m.torch, m.rel_l2 / m.torch, kErrorRatioMax);
+    else out << "; " << error.problem;
+    out << "\n";
+  }
   return text;
 }
 
@@ -125,8 +196,14 @@ std::string benchJson(const BenchReport &report, const BenchOptions &options, co
     writeCeilings(json, report.ceilings);
     if (!options.sweep_knob.empty()) json.attribute("sweep_knob", options.sweep_knob);
     json.attributeArray("rows", [&] {
-      for (const BenchRow &row : report.rows) writeRow(json, row, options);
+      for (const BenchRow &row : report.rows) writeRow(json, row, options, report.peers);
     });
+    if (!report.peers.empty())
+      json.attributeObject("peer_problems", [&] {
+        for (const Peer &peer : report.peers)
+          json.attribute(peer.name, peer.problem.empty() ? llvm::json::Value(nullptr) : llvm::json::Value(clean(peer.problem)));
+      });
+    if (report.error) writeError(json, *report.error);
   });
 }
 
@@ -134,19 +211,26 @@ std::string benchCsv(const BenchReport &report, const BenchOptions &options) {
   std::string text;
   llvm::raw_string_ostream out(text);
   out << "layer,tokens,context," << (options.sweep_knob.empty() ? "" : options.sweep_knob + ",")
-      << "instances,sets,weight_bytes,kv_bytes,layer_us,layer_us_min,layer_us_p99,layer_us_sd,launch_us,tbs,fraction_of_read,check\n";
+      << "instances,sets,weight_bytes,kv_bytes,layer_us,layer_us_min,layer_us_p99,layer_us_sd,launch_us,tbs,fraction_of_read,";
+  for (const Peer &peer : report.peers) out << peer.name << "_layer_us,";
+  out << "check\n";
   for (const BenchRow &row : report.rows) {
     out << report.layer << "," << row.tokens << "," << row.context << "," << (options.sweep_knob.empty() ? "" : row.sweep_value + ",") << row.instances
         << "," << row.sets << ",";
     if (row.samples_us.empty()) {
-      out << ",,,,,,,,," << checkText(row) << "\n";
+      out << ",,,,,,,,," << std::string(report.peers.size(), ',') << checkText(row) << "\n";
       continue;
     }
     Statistics s = statistics(row.samples_us);
     double layers = row.launches * row.instances;
     out << row.bytes.weights / row.instances << "," << row.bytes.kv / row.instances
         << format(",%.3f,%.3f,%.3f,%.3f,", s.median / layers, s.min / layers, s.p99 / layers, s.deviation / layers)
-        << format("%.3f,%.4f,%.4f,", s.median / row.launches, row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction) << checkText(row) << "\n";
+        << format("%.3f,%.4f,%.4f,", s.median / row.launches, row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction);
+    for (const Peer &peer : report.peers) {
+      if (const PeerArm *arm = peer.fastest(row)) out << format("%.3f", arm->layerUs());
+      out << ",";
+    }
+    out << checkText(row) << "\n";
   }
   return out.str();
 }
@@ -161,7 +245,9 @@ std::string benchTable(const BenchReport &report, const BenchOptions &options) {
   bool sweeps = !options.sweep_knob.empty();
   out << "tokens  context ";
   if (sweeps) out << llvm::right_justify(options.sweep_knob, 10);
-  out << " layers   weights        KV  us/layer       p99      sd  us/launch   TB/s  of read  check\n";
+  out << " layers   weights        KV  us/layer       p99      sd  us/launch   TB/s  of read  ";
+  for (const Peer &peer : report.peers) out << llvm::right_justify(peer.name, 7) << "  ";
+  out << "check\n";
   for (const BenchRow &row : report.rows) {
     out << format("%6d %8d ", row.tokens, row.context);
     if (sweeps) out << llvm::right_justify(row.sweep_value, 10);
@@ -173,9 +259,17 @@ std::string benchTable(const BenchReport &report, const BenchOptions &options) {
     double layers = row.launches * row.instances;
     out << format("%7d %6.1f MB %6.1f MB ", row.instances, double(row.bytes.weights) / row.instances / 1e6, double(row.bytes.kv) / row.instances / 1e6)
         << format("%9.2f %9.2f %7.2f %10.1f ", s.median / layers, s.p99 / layers, s.deviation / layers, s.median / row.launches)
-        << format("%6.3f %8.3f  ", row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction) << checkText(row)
+        << format("%6.3f %8.3f  ", row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction);
+    for (const Peer &peer : report.peers) {
+      if (double ratio = peer.speedup(row)) out << format("%6.2fx  ", ratio);
+      else out << "      -  ";
+    }
+    out << checkText(row)
         << (row.gate && row.gate->instances < row.instances ? " (one instance)" : "") << (row.cold ? "" : ", warm L2") << "\n";
   }
+  for (const Peer &peer : report.peers)
+    if (!peer.problem.empty()) out << "  " << peer.name << ": " << peer.problem << "\n";
+  if (report.error) out << errorText(*report.error);
   return out.str();
 }
 

@@ -2,6 +2,7 @@
 // and the proof that such a file covers a manifest.
 #include "runtime/cli/bless_jobs.h"
 #include "runtime/cli/entries.h"
+#include "runtime/cli/program.h"
 #include "runtime/cli/workers.h"
 
 #include "llvm/Support/FileSystem.h"
@@ -225,23 +226,6 @@ Result<int> checkFile(Session &session) {
 }
 
 // ---- build ---------------------------------------------------------------------------------------------------------
-
-/// A private directory that is gone when the build is.
-class WorkDirectory {
-public:
-  static Result<std::unique_ptr<WorkDirectory>> make() {
-    llvm::SmallString<128> path;
-    if (std::error_code error = llvm::sys::fs::createUniqueDirectory("phasec-bless", path))
-      return Status::io("cannot make a directory for temporary files: " + error.message());
-    return std::unique_ptr<WorkDirectory>(new WorkDirectory(path.str().str()));
-  }
-  ~WorkDirectory() { (void)llvm::sys::fs::remove_directories(path_); }
-  const std::string &path() const { return path_; }
-
-private:
-  explicit WorkDirectory(std::string path) : path_(std::move(path)) {}
-  std::string path_;
-};
 
 /// `[12/64] sm_90a wo_split=4 1.9 s`: one line that is written over on a terminal, else plain lines.
 class Progress {

@@ -131,6 +131,9 @@ private:
     return {};
   }
 
+  /// A scale as the options want it.
+  float scale(double value) const { return float(options_.plain_scales ? std::exp2(std::round(std::log2(value))) : value); }
+
   uint64_t seedOf(const std::string &name) const { return options_.seed * 0x632be59bd9b4e019ull ^ Random::hash(prefix_ + name); }
 
   void makeActivation(const ir::Value &value) {
@@ -198,7 +201,7 @@ private:
       });
       Random random(seed ^ 1);
       for (int64_t i = 0; i < (value.weight.fp8_scale == ir::Fp8Scale::Row ? rows : 1); i++)
-        append(in_.arrays[prefix_ + value.name + ".scale"], float(norm * (0.004 + 0.008 * random.uniform())));
+        append(in_.arrays[prefix_ + value.name + ".scale"], scale(norm * (0.004 + 0.008 * random.uniform())));
       return;
     }
     case ir::Format::nvfp4: {
@@ -207,7 +210,7 @@ private:
       makeBlockScales(value, seed ^ 1);
       Random random(seed ^ 2);
       double global = norm * (0.04 + 0.06 * random.uniform());
-      append(in_.arrays[prefix_ + value.name + ".scale"], float(value.weight.global == ir::GlobalScale::Divide ? 1 / global : global));
+      append(in_.arrays[prefix_ + value.name + ".scale"], scale(value.weight.global == ir::GlobalScale::Divide ? 1 / global : global));
       return;
     }
     }
@@ -261,7 +264,7 @@ private:
     cache.k.assign(size_t(in_.pages * cache.page_stride), kNanByte);
     if (!type.joint) cache.v = cache.k;
     if (type.dtype == ir::DType::fp8_e4m3)
-      for (float &s : cache.scales) s = float(0.02 + 0.06 * random.uniform());
+      for (float &s : cache.scales) s = scale(0.02 + 0.06 * random.uniform());
     uint64_t seed = random.word();
     // Long contexts are gigabytes: the pages are filled by all processors, each with a generator of its own.
     for (int s = 0; s < in_.sequences(); s++) {

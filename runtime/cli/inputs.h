@@ -20,6 +20,7 @@ struct InputOptions {
   std::vector<int> contexts;         ///< rows in the cache before this step, per sequence; empty: 1 and 65
   std::vector<int> tokens_per_seq;   ///< empty: spread evenly, the first sequences get more
   bool outliers = false;
+  bool plain_scales = false;         ///< weight and cache scales are powers of two, so that bf16 holds every value exactly
   int instances = 0;                 ///< only the first so many have arrays and caches; 0: all
 };
 

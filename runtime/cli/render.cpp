@@ -1,16 +1,13 @@
 // render.cpp: `phasec render`: one stage of compilation as text. PTX and resources are compiled afresh, without the cache.
 #include "runtime/cli/cli.h"
+#include "runtime/cli/program.h"
 
 #include "runtime/state.h"
 
-#include "llvm/Config/llvm-config.h"
-#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Format.h"
-#include "llvm/Support/Program.h"
 
 #include <algorithm>
 #include <atomic>
-#include <optional>
 #include <thread>
 
 namespace phasec::cli {
@@ -28,12 +25,6 @@ cl::opt<Emit> emit("emit", cl::desc("ir, plan, cuda, ptx, sass or resources (def
                               clEnumValN(Emit::Resources, "resources", "registers, spills, memory")),
                    RENDER);
 cl::opt<std::string> output("o", cl::desc("write there instead of stdout (-)"), cl::value_desc("F"), cl::init("-"), RENDER);
-
-#if LLVM_VERSION_MAJOR < 16
-using OptionalRef = llvm::Optional<llvm::StringRef>;
-#else
-using OptionalRef = std::optional<llvm::StringRef>;
-#endif
 
 Result<CompiledKernel> compile(const Nvrtc &nvrtc, const Layers &layers, const Session &session, const std::string &target) {
   Schedule schedule = session.schedule;
@@ -107,32 +98,19 @@ Result<int> renderResources(const Layers &layers, const Session &session) {
 
 /// Disassembles with the CUDA toolkit's own tool.
 Result<std::string> disassemble(const std::vector<uint8_t> &cubin, const std::string &search_path) {
-  std::vector<std::string> owned;
-  for (size_t begin = 0; begin <= search_path.size();) {
-    size_t end = std::min(search_path.find(':', begin), search_path.size());
-    if (end > begin) owned.push_back(search_path.substr(begin, end - begin));
-    begin = end + 1;
+  std::string tool, directories = search_path + ":/usr/local/cuda/bin";
+  const char *flag = "-c";
+  if ((tool = findProgram("nvdisasm", directories)).empty()) {
+    tool = findProgram("cuobjdump", directories);
+    flag = "-sass";
   }
-  owned.push_back("/usr/local/cuda/bin");
-  std::vector<llvm::StringRef> directories(owned.begin(), owned.end());
-  auto tool = llvm::sys::findProgramByName("nvdisasm", directories);
-  bool cuobjdump = !tool;
-  if (cuobjdump) tool = llvm::sys::findProgramByName("cuobjdump", directories);
-  if (!tool)
+  if (tool.empty())
     return Status::toolchain("SASS needs nvdisasm or cuobjdump, and neither is on PATH; they come with the CUDA toolkit (packages "
                              "cuda-nvdisasm-13-0 and cuda-cuobjdump-13-0). --emit=ptx needs neither.");
-  llvm::SmallString<128> image, text;
-  if (llvm::sys::fs::createTemporaryFile("phasec", "cubin", image) || llvm::sys::fs::createTemporaryFile("phasec", "sass", text))
-    return Status::io("cannot create a temporary file");
-  PHASEC_TRY(writeFile(image.str().str(), {reinterpret_cast<const char *>(cubin.data()), cubin.size()}));
-  std::vector<llvm::StringRef> arguments{*tool, cuobjdump ? "-sass" : "-c", image};
-  OptionalRef redirects[] = {llvm::StringRef("/dev/null"), text.str(), llvm::StringRef("/dev/null")};
-  std::string error;
-  int status = llvm::sys::ExecuteAndWait(*tool, arguments, {}, redirects, 0, 0, &error);
-  Result<std::string> sass = readFile(text.str().str());
-  (void)llvm::sys::fs::remove(image);
-  (void)llvm::sys::fs::remove(text);
-  if (status != 0) return Status::toolchain(*tool + " failed" + (error.empty() ? "" : ": " + error));
+  PHASEC_ASSIGN(std::unique_ptr<WorkDirectory> directory, WorkDirectory::make());
+  std::string image = *directory / "kernel.cubin", sass;
+  PHASEC_TRY(writeFile(image, {reinterpret_cast<const char *>(cubin.data()), cubin.size()}));
+  PHASEC_TRY(runProgram(tool, {flag, image}, false, 0, sass));
   return sass;
 }
 

@@ -123,7 +123,84 @@ class BenchTest(support.CliTest):
                              env={"PHASEC_CUDA": FAKE})
         self.assertMentions(out, "read ceiling", "of read", "not checked", "warm L2", "62.50")
 
+    def peers(self, body):
+        """A directory whose python3 runs `body` with `peer` (a file's name), `arguments` and emit(**figures)."""
+        script = self.write("fake_peer.py", "import json, os, sys\npeer, arguments = os.path.basename(sys.argv[1]), sys.argv[2:]\n"
+                            "def emit(**figures): print(json.dumps(figures))\n" + body)
+        python = self.write("bin/python3", f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+        python.chmod(0o755)
+        return {"PATH": f"{python.parent}:/usr/bin:/bin"}
+
+    def test_peers_stand_beside_the_rows(self):
+        env = self.peers("""
+spec = json.load(open(arguments[0]))
+assert spec["plan"]["bodies"][0]["layer"] == "tiny_qwen35_27b" and os.path.exists(os.path.join(os.path.dirname(arguments[0]), "layer.py"))
+for row in spec["rows"]:
+    if peer == "torch_layer.py":
+        emit(arm="eager", layers=24, samples_us=[24 * 250.0] * 3, **row)
+        emit(arm="compiled", layers=24, samples_us=[24 * 125.0] * 2 + [9e9], **row)
+    if peer == "triton_layer.py" and row["tokens"] == 1:
+        emit(arm="triton", error="out of time", **row)
+""")
+        words = ("--tokens", "1,2", "--contexts", "64", "--repeat", "2", "--peers", "--sweep", "wo_split=1,2")
+        report = self.bench("tiny_qwen35_27b", *words, env=env)
+        self.assertEqual(report["peer_problems"], {"torch": None, "triton": None})
+        self.assertEqual(len(report["rows"]), 4)
+        for row in report["rows"]:
+            torch = row["peers"]["torch"]
+            self.assertEqual((torch["arm"], torch["layer_us"]), ("compiled", 125), "the faster one, by its median")
+            self.assertAlmostEqual(torch["speedup"], 125 / (CTAS / 2))
+            self.assertEqual([len(a["samples_us"]) for a in torch["arms"]], [3, 3])
+            self.assertIsNone(row["peers"]["triton"])
+        out, _ = self.phasec("bench", support.LAYERS / "tiny_qwen35_27b.phase", "--exact", "--no-gate", *words, env={"PHASEC_CUDA": FAKE, **env})
+        self.assertMentions(out, "torch   triton", "2.00x        -")
+        out, _ = self.phasec("bench", support.LAYERS / "tiny_qwen35_27b.phase", "--exact", "--no-gate", "--csv", *words,
+                             env={"PHASEC_CUDA": FAKE, **env})
+        row = next(csv.DictReader(out.splitlines()))
+        self.assertEqual((row["torch_layer_us"], row["triton_layer_us"], row["check"]), ("125.000", "", "not checked"))
+
+    def test_a_peer_that_cannot_run_is_named(self):
+        env = self.peers("""
+if peer == "torch_layer.py":
+    emit(error="needs the Python package torch")
+    sys.exit(0)
+print("no JSON")
+sys.exit(1)
+""")
+        report = self.bench("tiny_qwen35_27b", "--contexts", "64", "--repeat", "2", "--peers", env=env)
+        row, = report["rows"]
+        self.assertEqual(row["peers"], {"torch": None, "triton": None})
+        self.assertEqual(report["peer_problems"]["torch"], "needs the Python package torch")
+        self.assertMentions(report["peer_problems"]["triton"], "no JSON")
+        self.assertTrue(row["samples_us"], "phasec's own figures stand")
+        report = self.bench("tiny_qwen35_27b", "--contexts", "64", "--repeat", "2", "--peers", env={"PATH": str(self.work)})
+        self.assertEqual(set(report["peer_problems"].values()), {"python3 is not on PATH"})
+
+    def test_errors_are_judged_by_their_means(self):
+        # The fake GPU leaves the pattern 0xa5, so the kernel's error is what it is; the peer's decides.
+        body = """
+for directory in arguments[1:]:
+    about = json.load(open(directory + "/inputs.json"))
+    for name in list(about["arrays"].values()) + list(about["truth"].values()) + [about["caches"]["kv"][n] for n in ("k", "v", "scales")]:
+        assert os.path.getsize(os.path.join(directory, name)) > 0
+    emit(seed=about["seed"], value="y", rel_l2=%s, self_rel_l2=%s)
+"""
+        words = ("--contexts", "64", "--repeat", "2", "--error", "3")
+        report = self.bench("tiny_qwen35_27b", *words, env=self.peers(body % ("[0.5, 1.0, 1.5][about['seed'] - 1]", "1e-15")))
+        error = report["error"]
+        self.assertEqual([(r["seed"], r["value"], r["torch"]) for r in error["rows"]], [(1, "y", 0.5), (2, "y", 1.0), (3, "y", 1.5)])
+        mine = sum(r["phasec"] for r in error["rows"]) / 3
+        self.assertAlmostEqual(error["mean"]["y"]["phasec"], mine)
+        self.assertAlmostEqual(error["mean"]["y"]["ratio"], mine)
+        self.assertTrue(error["ok"])
+        error = self.bench("tiny_qwen35_27b", *words, env=self.peers(body % (0.9 * mine, "1e-15")), expect=3)["error"]
+        self.assertFalse(error["ok"], "more than 1.05 of PyTorch's")
+        error = self.bench("tiny_qwen35_27b", *words, env=self.peers(body % (1, 0.5)))["error"]
+        self.assertMentions(error["problem"], "another layer")
+
     def test_misuse(self):
+        self.assertMentions(self.refused("--error", "0"), "--error")
+        self.assertMentions(self.refused("--peer-seconds", "0"), "--peer-seconds")
         self.assertMentions(self.refused("--device", "sim"), "simulated times say nothing", "--host")
         self.assertMentions(self.refused("--tokens", "0"), "--tokens takes numbers from 1 to 16")
         self.assertMentions(self.refused("--tokens", "17"), "--tokens")

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""README.md's table is what tests/bench/results says, and table.py says when it is not. argv: phasec, source, build."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+SOURCE = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else ".").resolve()
+sys.path.insert(0, str(SOURCE / "tests" / "bench"))
+import table
+
+
+def row(tokens, us, fraction, torch=None, **more):
+    return {"tokens": tokens, "context": 1024, "error": None, "check": None, "launches_alike": True, "tbs": 4.0, "fraction_of_read": fraction,
+            "layer_us": {"median": us}, "peers": {"torch": torch and {"speedup": torch}, "triton": None},
+            "resources": {"kernels": [{"spill_store_bytes": 0, "spill_load_bytes": 0, "local_bytes": 0}]}, **more}
+
+
+def report(*rows):
+    return {"schema": "phasec.bench/1", "device": {"name": "Fake", "driver": "CUDA 13.0"}, "ceilings": {"read_tbs": 4.6}, "rows": list(rows)}
+
+
+class TableTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory(prefix="phasec-table-")
+        self.addCleanup(directory.cleanup)
+        self.work = pathlib.Path(directory.name)
+
+    def results(self, **runs):
+        for name, document in runs.items():
+            (self.work / f"{name}.json").write_text(json.dumps(document))
+        table.join(self.work, self.work / "all.json")
+        return table.Results(json.loads((self.work / "all.json").read_text()))
+
+    def test_targets_are_judged(self):
+        r = self.results(qwen35_27b=report(row(1, 50, 0.85, 4.5), row(8, 57, 0.7)), llama31_8b=report(row(1, 100, 0.5)))
+        text = table.show(r)
+        lines = {line.split("  ")[0].strip() + str(i): line for i, line in enumerate(text.splitlines())}
+        wanted = {"NVFP4 Qwen3.5-27B layer, 1k context": "ship", "batch 8 over batch 1": "MISSED", "8k context": "not measured",
+                  "BF16 Llama-3.1-8B layer: fraction": "MISSED", "spilled or local": "goal"}
+        for start, verdict in wanted.items():
+            line = next(line for line in lines.values() if line.strip().startswith(start))
+            self.assertTrue(line.endswith(verdict), line)
+        self.assertTrue(next(line for line in text.splitlines() if "PyTorch bf16" in line and "4.5" in line).endswith("goal"))
+        r = self.results(qwen35_27b=report(row(1, 50, 0.9, resources={"kernels": [{"spill_store_bytes": 0, "spill_load_bytes": 4, "local_bytes": 0}]})))
+        self.assertEqual(table.spilled(r), 4)
+
+    def test_what_failed_is_no_figure(self):
+        bad = row(1, 50, 0.9, error="no memory\nmore", layer_us=None)
+        r = self.results(qwen35_27b=report(bad, row(8, 57, 0.8)))
+        self.assertIsNone(table.fraction("qwen35_27b")(r))
+        self.assertIn("no memory", table.show(r))
+        self.assertNotIn("| 1 | 1024", table.markdown({"Fake": (self.work / "all.json", r)}))
+
+    def test_the_region_is_rewritten_and_nothing_else(self):
+        r = self.results(qwen35_27b=report(row(1, 50, 0.9, 4.5)))
+        text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+        new = table.rewritten(text, table.markdown({"Fake": (self.work / "all.json", r)}))
+        self.assertTrue(new.startswith("before\n" + table.BEGIN) and new.endswith(table.END + "\nafter\n"))
+        self.assertIn("| qwen35_27b | 1 | 1024 | 50.00 | 4.000 | 0.900 | 4.50 | - |", new)
+        self.assertNotIn("old", new)
+        with self.assertRaises(SystemExit):
+            table.rewritten("no region", "x")
+
+    def test_readme_agrees_with_the_results(self):
+        done = subprocess.run([sys.executable, SOURCE / "tests" / "bench" / "table.py", "check"], capture_output=True, text=True)
+        print(done.stdout.strip())
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0]])

@@ -161,8 +161,8 @@ private:
     std::string expected = ": expected " + shapeText(spec.dtype, spec.shape), got = ", got " + shapeText(b->dtype, b->shape);
     if (b->dtype != spec.dtype) return Status::input(label(instance, spec.name) + expected + got);
     if (b->layout != spec.layout)
-      return Status::input(label(instance, spec.name) + ": expected layout \"" + spec.layout + "\", got \"" + b->layout +
-                           "\"; weights are packed with Kernel::pack()");
+      return Status::input(label(instance, spec.name) + ": expected layout \"" + spec.layout + "\", got \"" + b->layout + "\"; " +
+                           (spec.layout.empty() ? "this buffer is not packed" : "weights are packed with Kernel::pack()"));
     if (b->address == 0 || b->address % 16)
       return Status::input(label(instance, spec.name) + ": address is " + (b->address ? "not 16-byte aligned" : "null"));
     PHASEC_TRY(checkShape(instance, spec, *b, expected + got));

@@ -29,6 +29,11 @@ const char *kWhole = "layer @whole {\n  dims hidden = 80, ffn = 168, vocab = 203
                      "  weight %w_head : bf16[vocab, hidden]\n  %x = embed %ids, %table\n  %n = norm %x, %g\n  %u = fc1 %n, %w_gate_up { act = silu }\n"
                      "  %y = fc2 %u, %w_down, %x\n  %yn = norm %y, %g_final\n  %logits = head %yn, %w_head\n  %token = argmax %logits\n  return %token\n}\n";
 
+/// Tokens that the next instance embeds: i32 between the instances of a stack.
+const char *kTwice = "layer @embed {\n  tokens 1..8\n  in %ids : i32[tokens]\n  weight %table : bf16[90, 64]\n  %x = embed %ids, %table\n  return %x\n}\n"
+                     "layer @head {\n  tokens 1..8\n  in %x : bf16[tokens, 64]\n  weight %w : bf16[90, 64]\n  %logits = head %x, %w\n  %token = argmax %logits\n"
+                     "  return %token, %logits\n}\nstack @twice { repeat(3) { @embed; @head } }\n";
+
 /// A session whose step has the inputs that `edit` makes of the seeded ones.
 struct Edited {
   Session session;
@@ -112,6 +117,7 @@ TEST_CASE("sim: embed, head in every format and argmax, each by itself and all i
   add("argmax_16", argmaxText(523, 16));
   add("argmax_of_rows", "layer @rows {\n  tokens 1..8\n  in %u : bf16[tokens, 72]\n  weight %w : bf16[80, 72]\n  %y : f32 = fc2 %u, %w\n  %t = argmax %y\n  return %t\n}\n");
   add("whole", kWhole);
+  add("chained", kTwice);
   runCases(cases);
 }
 

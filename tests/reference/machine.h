@@ -144,7 +144,8 @@ template <class Real> bool Machine<Real>::bindInput(const ValueInfo &info) {
       slots = inputs_.buffers.at(prefix_ + info.name).bytes / step;
   std::vector<float> stored(size_t(info.shape[1]) * size_t(tokens_) * slots);
   decodeValues(kernels_, info.format, data, int64_t(stored.size()), stored.data());
-  values_[info.name] = {info.format, int64_t(slots), info.shape[1], std::vector<Real>(stored.begin(), stored.end()), {}};
+  values_[info.name] = {
+      info.format, int64_t(slots), info.shape[1], std::vector<Real>(stored.begin(), stored.end()), {}};
   return true;
 }
 
@@ -445,8 +446,10 @@ template <class Real> bool Machine<Real>::writeValues(std::map<std::string, std:
   values->clear();
   for (const std::string &name : body_->returns) {
     const Tensor<Real> &value = values_.at(name);
-    if (value.dtype == "i32") (*values)[name].assign(value.ids.begin(), value.ids.end());
-    else (*values)[name].assign(value.data.begin(), value.data.end());
+    if (value.dtype == "i32")
+      (*values)[name].assign(value.ids.begin(), value.ids.end());
+    else
+      (*values)[name].assign(value.data.begin(), value.data.end());
   }
   for (const auto &[name, dtype] : appended_dtypes_)
     for (bool v : {false, true}) {

@@ -21,7 +21,8 @@ std::string stepPlan() {
   const char *kPhases = R"([{"op":"embed","operands":["ids","table"],"results":["x"],"attrs":{}},
     {"op":"head","operands":["x","w"],"results":["logits"],"attrs":{}},
     {"op":"argmax","operands":["logits"],"results":["token"],"attrs":{}}])";
-  return std::string(R"({"schema":"phasec.plan/1","tokens_max":4,"wo_split":0,"instances":[{"body":0}],"bodies":[{"dims":{},"values":)") +
+  return std::string(
+             R"({"schema":"phasec.plan/1","tokens_max":4,"wo_split":0,"instances":[{"body":0}],"bodies":[{"dims":{},"values":)") +
          kValues + ",\"phases\":" + kPhases +
          R"(,"returns":["token","logits","x"],"gemv":[{"phase":1,"rows":5,"cols":4,"slots":1,"segments":[)" +
          segments(0, 0, kHidden, 2) + "]}]}]}";
@@ -104,10 +105,13 @@ TEST_CASE("reference step: plans of another meaning are refused") {
   REQUIRE(step.run(plan));
   const std::pair<std::string, std::string> edits[] = {
       {R"("dtype":"i32","shape":[-1]},)", R"("dtype":"i32","shape":[-1,1]},)"},
-      {R"({"name":"ids","kind":"input","dtype":"i32","shape":[-1]})", R"({"name":"ids","kind":"input","dtype":"f32","shape":[-1,1]})"},
+      {R"({"name":"ids","kind":"input","dtype":"i32","shape":[-1]})",
+       R"({"name":"ids","kind":"input","dtype":"f32","shape":[-1,1]})"},
       {R"("name":"table","kind":"weight","format":"bf16")", R"("name":"table","kind":"weight","format":"nvfp4")"},
-      {R"("name":"x","kind":"temp","dtype":"bf16","shape":[-1,4])", R"("name":"x","kind":"temp","dtype":"bf16","shape":[-1,5])"},
-      {R"("name":"logits","kind":"temp","dtype":"f32","shape":[-1,5])", R"("name":"logits","kind":"temp","dtype":"f32","shape":[-1,6])"},
+      {R"("name":"x","kind":"temp","dtype":"bf16","shape":[-1,4])",
+       R"("name":"x","kind":"temp","dtype":"bf16","shape":[-1,5])"},
+      {R"("name":"logits","kind":"temp","dtype":"f32","shape":[-1,5])",
+       R"("name":"logits","kind":"temp","dtype":"f32","shape":[-1,6])"},
       {R"("name":"logits","kind":"temp","dtype":"f32")", R"("name":"logits","kind":"temp","dtype":"bf16")"},
       {R"("operands":["logits"])", R"("operands":["token"])"},
       {R"("operands":["logits"])", R"("operands":["logits","x"])"},

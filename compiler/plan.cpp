@@ -209,7 +209,7 @@ static const Region &regionOf(const Body &body, const std::string &name) {
   return *std::find_if(body.regions.begin(), body.regions.end(), [&](const Region &r) { return r.name == name; });
 }
 
-static int64_t elementBytes(const std::string &dtype) { return dtype == "bf16" ? 2 : dtype == "fp8_e4m3" ? 1 : dtype == "tagged" ? 8 : 4; }
+static int64_t elementBytes(const std::string &dtype) { return dtype == "bf16" ? 2 : dtype == "fp8_e4m3" ? 1 : dtype == "tagged" || dtype == "u64" ? 8 : 4; }
 
 void placeWorkspace(Plan &plan, const ir::Module &module) {
   int64_t words = plan.instance_counter + 1, bytes = 0;
@@ -225,6 +225,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
       if (s.op == ir::Op::qkv && !s.gemv.raw) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
       if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("kv_heads") * plan.tokens_max * s.attention.pair_tiles);
+      if (s.argmax.cols) s.argmax.elections = take(s.argmax.groups + 1);
     }
   }
   plan.counters = words;
@@ -232,7 +233,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
   for (Body &body : plan.bodies)
     for (Region &r : body.regions) {
       int64_t n = elementBytes(r.dtype);
-      if (r.space == Space::Table && r.dtype != "bf16" && r.dtype != "f32") continue;
+      if (r.space == Space::Table && r.dtype != "bf16" && r.dtype != "f32" && r.dtype != "i32") continue;
       for (int64_t extent : r.shape) n *= extent == ir::kTokensExtent ? plan.tokens_max : extent;
       r.bytes = n;
       if (r.space != Space::Workspace) continue;
@@ -241,7 +242,8 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
     }
   if (plan.instances.size() > 1) {
     int64_t buffers = 2;
-    for (const Body &body : plan.bodies) {
+    for (size_t i = 0; i + 1 < plan.instances.size(); i++) { // the last one's returns are the host's
+      const Body &body = plan.bodies[plan.instances[i].body];
       const ir::Layer &layer = module.layers[body.layer];
       buffers = std::max<int64_t>(buffers, 1 + int64_t(layer.returns.size()));
       for (const TableEntry &e : body.table)
@@ -323,7 +325,7 @@ Status checkShares(const Plan &plan) {
   int64_t ctas = std::max(plan.ctas_pinned, plan.target->sm_counts.front());
   for (const Body &body : plan.bodies)
     for (const Step &s : body.steps)
-      if (std::max(s.gemv.tiles * s.gemv.slots, std::max(s.gemv.rows, s.gemv.cols)) * ctas >= int64_t(1) << 32)
+      if (std::max(s.gemv.tiles * s.gemv.slots, std::max({s.gemv.rows, s.gemv.cols, s.argmax.cols})) * ctas >= int64_t(1) << 32)
         return Status::input("`" + s.label + "` is too large to share among " + std::to_string(ctas) +
                              " CTAs; set fewer ctas or a smaller wo_split");
   return {};

@@ -43,7 +43,7 @@ enum class Space : uint8_t {
 struct Region {
   std::string name;           ///< "x", "q", "wo.slots", "ring", ...
   Space space = Space::Workspace;
-  std::string dtype;          ///< "bf16", "f32", "fp8_e4m3", "u32", "bytes", or a weight format
+  std::string dtype;          ///< "bf16", "f32", "fp8_e4m3", "i32", "u64", or a weight format
   std::vector<int64_t> shape; ///< tokens as tokens_max
   int64_t offset = 0, bytes = 0;
   int entry = -1;             ///< Table: index into Body::table
@@ -55,6 +55,7 @@ struct Region {
 struct TableEntry {
   enum class Kind : uint8_t {
     Input, Output, Weight, WeightScale, Vector, // addresses of values (WeightScale: fp32[rows] or fp32[1])
+    Embedding,                                  // of a table as the checkpoint has it: bf16[vocab, hidden], not packed
     CacheK, CacheV,                             // base addresses of one instance's cache
     CachePageStride, CacheRowStride, CacheHeadStride, // bytes, as integers
     CacheScales,                                // fp32[2]: k_scale, v_scale (fp8 caches)
@@ -178,6 +179,17 @@ struct Attention {
   float scale = 0;             ///< softmax scale
 };
 
+/// The greedy choice of a token from each row of logits. A (logit, column) pair is a key whose order is the choice's: tiles
+/// of 16 columns give one key each, groups of tiles one, all groups the token, each level by the warp that completes it.
+/// A largest key is the same in whatever order it is looked for, so neither timing nor the CTA count shows.
+struct Argmax {
+  int64_t cols = 0;            ///< columns of the logits; 0: the step chooses no token
+  int64_t tiles = 0, group = 0, groups = 0; ///< tiles of 16 columns; tiles of a group
+  int keys_region = -1;        ///< u64 [tokens, tiles + groups]
+  int result = -1;             ///< i32 [tokens]
+  int elections = -1;          ///< first election counter word: one per group, then one for the groups
+};
+
 /// One access of a step, for the proof: which part of `region` a unit touches.
 struct Access {
   enum class Map : uint8_t { All, ByTile, BySlot, ByKvHead, ByToken };
@@ -193,8 +205,9 @@ struct Step {
   std::string label;           ///< "wo %a, %w_o"
   std::vector<int> waits, signals; ///< event ids
   std::vector<Access> reads, writes;
-  Gemv gemv;                   ///< qkv, wo, fc1, fc2
+  Gemv gemv;                   ///< qkv, wo, fc1, fc2, head
   Attention attention;         ///< attn
+  Argmax argmax;               ///< argmax, or the head whose tiles it takes as they come
   std::vector<int> operands, results; ///< regions of the phase's operands and results, in the op's order; -1 absent
 
   /// Calls that a launch of some calls only may be divided into: adding up tagged slots is one of its own.

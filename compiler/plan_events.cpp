@@ -153,7 +153,7 @@ private:
       if (std::count(p.results.begin(), p.results.end(), v)) return s.id;
     }
     const ir::Phase *p = layer_.producer(v);
-    if (p && p->op == Op::gather) return stepWriting(p->operands[0]); // elected: folded inside the wo step
+    if (p && (p->op == Op::gather || p->op == Op::argmax)) return stepWriting(p->operands[0]); // inside the wo or head step
     return -1;
   }
 

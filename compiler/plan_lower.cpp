@@ -72,7 +72,9 @@ private:
       if (val.shape.size() == 1) {
         region_of_[v] = addTableRegion(v, TableEntry::Kind::Vector, ir::name(val.dtype));
       } else {
-        region_of_[v] = addTableRegion(v, TableEntry::Kind::Weight, ir::name(val.weight.format));
+        const ir::Phase *embed = layer_.find(Op::embed);
+        bool table = embed && embed->operands[1] == v;
+        region_of_[v] = addTableRegion(v, table ? TableEntry::Kind::Embedding : TableEntry::Kind::Weight, ir::name(val.weight.format));
         if (val.weight.format != ir::Format::bf16) addEntry(TableEntry::Kind::WeightScale, v, val.name + ".scale");
       }
       break;
@@ -103,8 +105,7 @@ private:
     if (std::count(layer_.returns.begin(), layer_.returns.end(), v)) return false;
     for (const ir::Phase &p : layer_.phases)
       for (size_t i = 0; i < p.operands.size(); i++)
-        if (p.operands[i] == v && !(i == 0 && (p.op == Op::qkv || p.op == Op::fc1 || p.op == Op::fc2 || p.op == Op::wo)))
-          return false;
+        if (p.operands[i] == v && !(i == 0 && multiplies(p.op))) return false;
     return true;
   }
 
@@ -122,6 +123,8 @@ private:
     return attn && attn->operands[0] == qkv.results[0] && (attn->operands.size() > 2) == (qkv.results.size() > 1) &&
            (attn->operands.size() <= 2 || attn->operands[2] == qkv.results[1]);
   }
+
+  static bool multiplies(Op op) { return op == Op::qkv || op == Op::wo || op == Op::fc1 || op == Op::fc2 || op == Op::head; }
 
   Operand operand(ValueId v) {
     Operand o;
@@ -176,6 +179,7 @@ private:
   Status lowerPhase(int phase) {
     const ir::Phase &p = layer_.phases[phase];
     switch (p.op) {
+    case Op::embed: lowerEmbed(phase); break;
     case Op::norm: lowerNorm(phase); break;
     case Op::qkv: lowerQkv(phase); break;
     case Op::attn: lowerAttn(phase); break;
@@ -183,8 +187,19 @@ private:
     case Op::gather: return lowerGather(phase);
     case Op::fc1: lowerFc1(phase); break;
     case Op::fc2: return lowerFc2(phase);
+    case Op::head: lowerHead(phase); break;
+    case Op::argmax: lowerArgmax(phase); break;
     }
     return {};
+  }
+
+  void lowerEmbed(int phase) {
+    const ir::Phase &p = layer_.phases[phase];
+    Step step = newStep(phase);
+    step.operands = {region_of_[p.operands[0]], region_of_[p.operands[1]]};
+    step.results = {resultRegion(p.results[0])};
+    step.writes.push_back({step.results[0], Access::Map::ByToken});
+    body_.steps.push_back(std::move(step));
   }
 
   void lowerNorm(int phase) {
@@ -341,6 +356,47 @@ private:
     step.writes.push_back({step.results[0], Access::Map::ByTile});
     body_.steps.push_back(std::move(step));
     return {};
+  }
+
+  /// Logits that only argmax reads are chosen from as they come and need no buffer.
+  bool onlyArgmaxReads(ValueId v) const {
+    if (std::count(layer_.returns.begin(), layer_.returns.end(), v)) return false;
+    return std::all_of(layer_.phases.begin(), layer_.phases.end(),
+                       [&](const ir::Phase &p) { return p.op == Op::argmax || !std::count(p.operands.begin(), p.operands.end(), v); });
+  }
+
+  void lowerHead(int phase) {
+    const ir::Phase &p = layer_.phases[phase];
+    Step step = newStep(phase);
+    step.gemv = gemv(p, p.operands[0], p.operands[1]);
+    step.operands = {step.gemv.operand.region, region_of_[p.operands[1]]};
+    step.results = {onlyArgmaxReads(p.results[0]) ? -1 : resultRegion(p.results[0])};
+    read(step, step.gemv.operand.region, Access::Map::All);
+    if (step.results[0] >= 0) step.writes.push_back({step.results[0], Access::Map::ByTile});
+    body_.steps.push_back(std::move(step));
+  }
+
+  /// Inside the head that makes the logits, where there is one; otherwise a step of its own.
+  void lowerArgmax(int phase) {
+    const ir::Phase &p = layer_.phases[phase];
+    for (Step &s : body_.steps)
+      if (s.op == Op::head && layer_.phases[s.phase].results[0] == p.operands[0]) return chooseTokens(s, p);
+    Step step = newStep(phase);
+    step.operands = {resultRegion(p.operands[0])};
+    read(step, step.operands[0], Access::Map::All);
+    chooseTokens(step, p);
+    body_.steps.push_back(std::move(step));
+  }
+
+  void chooseTokens(Step &step, const ir::Phase &p) {
+    Argmax &a = step.argmax;
+    a.cols = value(p.operands[0]).shape[1];
+    a.tiles = ceilDiv(a.cols, kTileRows);
+    while (a.group * a.group < a.tiles) a.group++; // both levels are about as long
+    a.groups = ceilDiv(a.tiles, a.group);
+    a.keys_region = addWorkspace("argmax.keys", "u64", {ir::kTokensExtent, a.tiles + a.groups});
+    a.result = resultRegion(p.results[0]);
+    step.writes.push_back({a.result, Access::Map::ByToken});
   }
 
   const ir::Layer &layer_;

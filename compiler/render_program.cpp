@@ -3,6 +3,7 @@
 #include "compiler/render_program.h"
 
 #include "compiler/render.h"
+#include "compiler/render_vocabulary.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/Format.h"
@@ -135,7 +136,7 @@ private:
   std::string firstHeads(const Step &s) const { return name(s) + "_first_heads"; }
 
   /// The wait before a unit whose slice is `slice` (an expression over the argument).
-  void await(llvm::raw_ostream &out, const Step &s) {
+  void await(llvm::raw_ostream &out, const Step &s) const {
     out << "  PHASEC_DEVICE static void await(const Cta &" << (s.waits.empty() ? "" : "cta") << ", int"
         << (std::any_of(s.waits.begin(), s.waits.end(), [&](int e) { return body_.events[e].slices > 1; }) ? " slot" : "") << ") {";
     for (int e : s.waits) {
@@ -164,6 +165,7 @@ private:
     out << "// " << resultNames(s) << " = " << s.label << "\n";
     if (s.gemv.rows) gemv(out, s);
     switch (s.op) {
+    case Op::embed: embedStep(out, s, body_.regions[s.operands[1]], stepText(s)); break;
     case Op::norm: normStep(out, s); break;
     case Op::qkv: qkvOut(out, s); break;
     case Op::attn: attnStep(out, s); break;
@@ -173,7 +175,16 @@ private:
       break;
     case Op::fc1: fc1Out(out, s); break;
     case Op::fc2: rowsOut(out, s, s.operands[2], s.results[0]); break;
+    case Op::head: headOut(out, s, stepText(s)); break;
+    case Op::argmax: argmaxStep(out, s, stepText(s)); break;
     }
+  }
+
+  StepText stepText(const Step &s) const {
+    StepText text{name(s), [this](int index) { return region(index); }, ""};
+    llvm::raw_string_ostream out(text.await);
+    await(out, s);
+    return text;
   }
 
   void gemv(llvm::raw_ostream &out, const Step &s) {
@@ -352,6 +363,8 @@ private:
   std::string call(const Step &s) const {
     std::string n = name(s);
     switch (s.op) {
+    case Op::embed:
+    case Op::argmax: return std::string(ir::name(s.op)) + "::run<" + n + ">(cta);";
     case Op::norm: return "rms::run<" + n + ">(cta);";
     case Op::attn: return "attn::run<" + n + ">(cta, ring);";
     case Op::gather: return "gather::run<" + woOf(s) + ", " + n + ">(cta);";

@@ -9,6 +9,8 @@
 
 namespace phasec::ir {
 
+template <class Visitor> void attributes(EmbedAttrs &, Visitor &) {}
+
 template <class Visitor> void attributes(NormAttrs &a, Visitor &v) {
   v.ignored("rms"); // the only norm there is, for readers who like to see it
   v.real("eps", a.eps, true);
@@ -43,6 +45,10 @@ template <class Visitor> void attributes(Fc1Attrs &a, Visitor &v) { v.word("act"
 template <class Visitor> void attributes(Fc2Attrs &a, Visitor &v) {
   v.choice("act_quant", a.act_quant_nvfp4, "nvfp4", a.act_quant_nvfp4);
 }
+
+template <class Visitor> void attributes(HeadAttrs &, Visitor &) {}
+
+template <class Visitor> void attributes(ArgmaxAttrs &, Visitor &) {}
 
 /// How a weight matrix is stored, by format.
 template <class Visitor> void attributes(WeightType &w, Visitor &v) {

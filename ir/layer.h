@@ -19,8 +19,8 @@ struct Range {
   uint32_t begin = 0, end = 0;
 };
 
-/// Element types of buffers that are not weights. bf16 is stored as 16-bit integers, fp8_e4m3 as bytes.
-enum class DType : uint8_t { bf16, f32, fp8_e4m3 };
+/// Element types of buffers that are not weights. bf16 is stored as 16-bit integers, fp8_e4m3 as bytes; i32 holds ids.
+enum class DType : uint8_t { bf16, f32, fp8_e4m3, i32 };
 const char *name(DType);
 int64_t bytes(DType); ///< size of one element
 
@@ -106,6 +106,7 @@ const char *name(GateRows);
 const char *name(Activation);
 const char *name(GatherBy);
 
+struct EmbedAttrs {};               // operands: ids, table
 /// y = x * rsqrt(mean(x^2) + eps) * gamma, row by row. operands: x, gamma.
 struct NormAttrs {
   double eps = 1e-6;
@@ -141,8 +142,12 @@ struct Fc1Attrs {
 struct Fc2Attrs {
   bool act_quant_nvfp4 = false;     // re-quantise u to nvfp4 (block 16, scale = amax/6 in e4m3) first
 };
+struct HeadAttrs {};                // operands: x, w
+struct ArgmaxAttrs {};              // operands: logits
 
-using Attrs = std::variant<NormAttrs, QkvAttrs, AttnAttrs, WoAttrs, GatherAttrs, Fc1Attrs, Fc2Attrs>;
+/// In the order of ops.def.
+using Attrs = std::variant<EmbedAttrs, NormAttrs, QkvAttrs, AttnAttrs, WoAttrs, GatherAttrs, Fc1Attrs, Fc2Attrs, HeadAttrs,
+                           ArgmaxAttrs>;
 
 /// One phase: `results = op operands { attrs }`.
 struct Phase {
@@ -214,7 +219,7 @@ struct Layer {
   bool isPartials(ValueId v) const;
 };
 
-/// What a result of `op` is unless it is annotated: f32 for wo and gather, bf16 elsewhere.
+/// What a result of `op` is unless it is annotated: f32 for wo, gather and head, i32 for argmax, bf16 elsewhere.
 DType defaultDType(Op op);
 /// The shape of the results of `phase`, from its operands and the dims; empty when they do not give one.
 std::vector<int64_t> resultShape(const Layer &layer, const Phase &phase);

@@ -17,6 +17,7 @@ constexpr OpWord kOps[] = {
 
 Attrs defaultAttrs(Op op) {
   switch (op) {
+  case Op::embed: return EmbedAttrs{};
   case Op::norm: return NormAttrs{};
   case Op::qkv: return QkvAttrs{};
   case Op::attn: return AttnAttrs{};
@@ -24,6 +25,8 @@ Attrs defaultAttrs(Op op) {
   case Op::gather: return GatherAttrs{};
   case Op::fc1: return Fc1Attrs{};
   case Op::fc2: return Fc2Attrs{};
+  case Op::head: return HeadAttrs{};
+  case Op::argmax: return ArgmaxAttrs{};
   }
   return WoAttrs{};
 }

@@ -9,7 +9,7 @@ constexpr int kNestingMax = 32;
 /// No extent of a decode layer comes near; products of two stay far inside 64 bits.
 constexpr int64_t kExtentMax = int64_t{1} << 31;
 
-constexpr DType kDTypes[] = {DType::bf16, DType::f32, DType::fp8_e4m3};
+constexpr DType kDTypes[] = {DType::bf16, DType::f32, DType::fp8_e4m3, DType::i32};
 constexpr Format kFormats[] = {
 #define PHASEC_FORMAT(id, ...) Format::id,
 #include "formats.def"
@@ -58,7 +58,7 @@ bool Parser::declaration(ValueKind kind) {
 }
 
 bool Parser::dtypeWord(DType &out) {
-  if (!is(Tok::Word)) return expected("a dtype (bf16, f32 or fp8_e4m3)");
+  if (!is(Tok::Word)) return expected("a dtype (bf16, f32, fp8_e4m3 or i32)");
   std::vector<std::string> known;
   if (!lookUp(kDTypes, cur().text, out, known)) {
     error(cur().range, "unknown dtype '" + std::string(cur().text) + "'; dtypes are " + listWords(known, " and ") +
@@ -86,7 +86,7 @@ bool Parser::weightType(Value &value) {
   advance();
   if (!shape(value, 2)) return false;
   const bool vector = value.shape.size() == 1;
-  if (vector && !(is_dtype && value.dtype != DType::fp8_e4m3)) {
+  if (vector && !(is_dtype && (value.dtype == DType::bf16 || value.dtype == DType::f32))) {
     error(word.range, "a weight of one extent (gamma, bias) is bf16 or f32, not " + std::string(word.text));
     return false;
   }
@@ -106,8 +106,8 @@ bool Parser::weightType(Value &value) {
 bool Parser::cacheType(Value &value) {
   const Range dtype_range = cur().range;
   if (!dtypeWord(value.cache.dtype)) return false;
-  if (value.cache.dtype == DType::f32) {
-    error(dtype_range, "a cache is bf16 or fp8_e4m3, not f32");
+  if (value.cache.dtype != DType::bf16 && value.cache.dtype != DType::fp8_e4m3) {
+    error(dtype_range, std::string("a cache is bf16 or fp8_e4m3, not ") + name(value.cache.dtype));
     return false;
   }
   value.dtype = value.cache.dtype;

@@ -8,6 +8,7 @@ const char *name(DType dtype) {
   case DType::bf16: return "bf16";
   case DType::f32: return "f32";
   case DType::fp8_e4m3: return "fp8_e4m3";
+  case DType::i32: return "i32";
   }
   return "";
 }
@@ -15,7 +16,8 @@ const char *name(DType dtype) {
 int64_t bytes(DType dtype) {
   switch (dtype) {
   case DType::bf16: return 2;
-  case DType::f32: return 4;
+  case DType::f32:
+  case DType::i32: return 4;
   case DType::fp8_e4m3: return 1;
   }
   return 0;
@@ -82,7 +84,10 @@ const Layer *Module::layer(std::string_view layer_name) const {
   return nullptr;
 }
 
-DType defaultDType(Op op) { return op == Op::wo || op == Op::gather ? DType::f32 : DType::bf16; }
+DType defaultDType(Op op) {
+  if (op == Op::argmax) return DType::i32;
+  return op == Op::wo || op == Op::gather || op == Op::head ? DType::f32 : DType::bf16;
+}
 
 std::vector<int64_t> resultShape(const Layer &layer, const Phase &phase) {
   const auto operand = [&](size_t i) -> const Value * {
@@ -91,6 +96,9 @@ std::vector<int64_t> resultShape(const Layer &layer, const Phase &phase) {
   };
   const Value *source = operand(0), *weight = operand(1);
   switch (phase.op) {
+  case Op::embed:
+    if (weight && weight->shape.size() == 2) return {kTokensExtent, weight->shape[1]};
+    break;
   case Op::norm:
   case Op::gather:
     if (source && source->shape.size() == 2) return source->shape;
@@ -102,11 +110,13 @@ std::vector<int64_t> resultShape(const Layer &layer, const Phase &phase) {
     break;
   case Op::wo:
   case Op::fc2:
+  case Op::head:
     if (weight && weight->shape.size() == 2) return {kTokensExtent, weight->shape[0]};
     break;
   case Op::fc1: // gate rows, then up rows
     if (weight && weight->shape.size() == 2) return {kTokensExtent, weight->shape[0] / 2};
     break;
+  case Op::argmax: return {kTokensExtent};
   }
   return {};
 }

@@ -77,9 +77,13 @@ void LayerVerifier::checkValues() {
     const bool has_tokens = std::find(v.shape.begin(), v.shape.end(), kTokensExtent) != v.shape.end();
     switch (v.kind) {
     case ValueKind::Input:
-      if (v.dtype == DType::fp8_e4m3) error(v.range, "an input is bf16 or f32, not fp8_e4m3");
-      if (v.shape.size() != 2)
-        error(v.range, "an input has two extents: [tokens, n], or f32[max_pos, rotary] for a rope table");
+      if (v.dtype == DType::fp8_e4m3) error(v.range, "an input is bf16 or f32 (ids: i32), not fp8_e4m3");
+      if (v.dtype == DType::i32) {
+        if (v.shape != std::vector<int64_t>{kTokensExtent})
+          error(v.range, "an i32 input holds one id per token: i32[tokens]");
+      } else if (v.shape.size() != 2)
+        error(v.range, "an input has two extents: [tokens, n], or f32[max_pos, rotary] for a rope table; only ids "
+                       "have one: i32[tokens]");
       else if (v.shape[1] == kTokensExtent)
         error(v.range, "`tokens` is the first extent: %" + v.name + " has one row per token");
       break;

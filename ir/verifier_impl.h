@@ -32,6 +32,7 @@ private:
   bool checkArity(const Phase &phase);
   void checkPhase(const Phase &phase);
   void checkResults(const Phase &phase);
+  void checkEmbed(const Phase &phase);
   void checkNorm(const Phase &phase, const NormAttrs &attrs);
   void checkQkv(const Phase &phase, const QkvAttrs &attrs);
   void checkQkvNorms(const Phase &phase, const QkvAttrs &attrs);
@@ -41,6 +42,8 @@ private:
   void checkGather(const Phase &phase);
   void checkFc1(const Phase &phase);
   void checkFc2(const Phase &phase, const Fc2Attrs &attrs);
+  void checkHead(const Phase &phase);
+  void checkArgmax(const Phase &phase);
   bool needDims(const Phase &phase, std::initializer_list<const char *> names);
   /// Operand `index` must be rows of activations: [tokens, columns]. `why` explains the columns.
   bool activation(const Phase &phase, size_t index, const char *role, int64_t columns, bool f32_too,

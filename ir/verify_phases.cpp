@@ -64,6 +64,7 @@ bool LayerVerifier::checkArity(const Phase &phase) {
 
 void LayerVerifier::checkPhase(const Phase &phase) {
   switch (phase.op) {
+  case Op::embed: return checkEmbed(phase);
   case Op::norm: return checkNorm(phase, std::get<NormAttrs>(phase.attrs));
   case Op::qkv: return checkQkv(phase, std::get<QkvAttrs>(phase.attrs));
   case Op::attn: return checkAttn(phase, std::get<AttnAttrs>(phase.attrs));
@@ -71,6 +72,8 @@ void LayerVerifier::checkPhase(const Phase &phase) {
   case Op::gather: return checkGather(phase);
   case Op::fc1: return checkFc1(phase);
   case Op::fc2: return checkFc2(phase, std::get<Fc2Attrs>(phase.attrs));
+  case Op::head: return checkHead(phase);
+  case Op::argmax: return checkArgmax(phase);
   }
 }
 
@@ -79,8 +82,8 @@ void LayerVerifier::checkResults(const Phase &phase) {
   const std::vector<int64_t> shape = resultShape(layer_, phase);
   for (ValueId id : phase.results) {
     const Value &result = value(id);
-    if (free_dtype && result.dtype == DType::fp8_e4m3)
-      error(result.range, "the result of " + quoted(phase.op) + " is bf16 or f32, not fp8_e4m3");
+    if (free_dtype && result.dtype != DType::bf16 && result.dtype != DType::f32)
+      error(result.range, "the result of " + quoted(phase.op) + " is bf16 or f32, not " + name(result.dtype));
     if (!free_dtype && result.dtype != defaultDType(phase.op))
       error(result.range, "the result of " + quoted(phase.op) + " is " + name(defaultDType(phase.op)) + ", not " +
                               name(result.dtype) + "; only gather and fc2 may be annotated with another dtype");
@@ -190,6 +193,25 @@ void LayerVerifier::epsilon(const Phase &phase, double eps) {
 
 // ---- operations
 // ------------------------------------------------------------------------------------------------------
+
+void LayerVerifier::checkEmbed(const Phase &phase) {
+  const ValueId ids = phase.operands[0], table = phase.operands[1];
+  if (value(ids).kind != ValueKind::Input || value(ids).dtype != DType::i32)
+    declared(error(operandRange(phase, 0), "`embed` expects token ids, an input i32[tokens], but it got " + show(ids)),
+             ids);
+  if (!matrix(phase, 1, 0, 0, "")) return;
+  if (value(table).weight.format != Format::bf16)
+    declared(error(operandRange(phase, 1), "`embed` copies rows of a bf16 table, but it got " + show(table)), table);
+  multiple(operandRange(phase, 1), "the columns of embed's table", value(table).shape[1], kActivationGranule);
+  for (const Phase &other : layer_.phases)
+    for (size_t i = 0; i < other.operands.size(); ++i)
+      if (other.op != Op::embed && other.operands[i] == table)
+        declared(error(operandRange(other, i),
+                       "%" + value(table).name + " is the table of `embed`, read as the checkpoint has it, but " +
+                           quoted(other.op) + " reads packed weights; declare a second weight (one tensor may be " +
+                           "given to both)"),
+                 table);
+}
 
 void LayerVerifier::checkNorm(const Phase &phase, const NormAttrs &attrs) {
   epsilon(phase, attrs.eps);
@@ -335,6 +357,19 @@ void LayerVerifier::checkFc2(const Phase &phase, const Fc2Attrs &attrs) {
               std::to_string(k));
   if (phase.operands.size() == 3)
     activation(phase, 2, "the residual", rows, /*f32_too=*/true, "the rows of fc2's weight");
+}
+
+void LayerVerifier::checkHead(const Phase &phase) {
+  if (!activation(phase, 0, "its input", 0, /*f32_too=*/false, "")) return;
+  const int64_t k = value(phase.operands[0]).shape[1];
+  multiple(operandRange(phase, 0), "the input of head", k, kActivationGranule);
+  matrix(phase, 1, 0, k, "k is the width of %" + value(phase.operands[0]).name);
+}
+
+void LayerVerifier::checkArgmax(const Phase &phase) {
+  const ValueId logits = phase.operands[0];
+  if (activation(phase, 0, "logits", 0, /*f32_too=*/true, "") && value(logits).dtype != DType::f32)
+    declared(error(operandRange(phase, 0), "`argmax` expects logits in f32, but it got " + show(logits)), logits);
 }
 
 } // namespace phasec::ir

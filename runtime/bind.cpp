@@ -58,8 +58,12 @@ BufferSpec specOf(const Plan &plan, const ir::Layer &layer, const Body &body, in
   default: break;
   }
   const ir::Value &v = layer.values[e.value];
-  spec.kind = e.kind == Kind::Input ? "input" : e.kind == Kind::Output ? "output" : e.kind == Kind::Weight ? "weight" : "vector";
-  spec.dtype = e.kind == Kind::Weight ? ir::name(v.weight.format) : ir::name(v.dtype);
+  spec.kind = e.kind == Kind::Input       ? "input"
+              : e.kind == Kind::Output    ? "output"
+              : e.kind == Kind::Weight    ? "weight"
+              : e.kind == Kind::Embedding ? "embedding"
+                                          : "vector";
+  spec.dtype = e.kind == Kind::Weight || e.kind == Kind::Embedding ? ir::name(v.weight.format) : ir::name(v.dtype);
   spec.shape = v.shape;
   if (e.kind == Kind::Weight)
     if (const Gemv *g = gemvOf(body, entry)) spec.layout = detail::layoutId(*g);
@@ -69,8 +73,12 @@ BufferSpec specOf(const Plan &plan, const ir::Layer &layer, const Body &body, in
   return spec;
 }
 
-bool needsSequences(const Body &body) {
-  return std::any_of(body.steps.begin(), body.steps.end(), [](const Step &s) { return s.op == ir::Op::attn || s.op == ir::Op::qkv; });
+/// Whether any instance looks at sequences: all of them find the step's arrays in the first one's table.
+bool needsSequences(const Plan &plan) {
+  for (const Body &body : plan.bodies)
+    for (const Step &s : body.steps)
+      if (s.op == ir::Op::attn || s.op == ir::Op::qkv) return true;
+  return false;
 }
 
 /// Entries a host binds by name, as opposed to those that follow from another (strides, the second half of a cache).
@@ -135,7 +143,7 @@ private:
         entry(instance, i) = chain(returned++, instance);
       } else if (e.kind == TableEntry::Kind::CacheK) {
         PHASEC_TRY(bindCache(instance, i, layer.values[e.value]));
-      } else if (boundByName(e, needsSequences(body)) && !(instance > 0 && i < 5)) {
+      } else if (boundByName(e, needsSequences(plan_)) && !(instance > 0 && i < 5)) {
         PHASEC_TRY(bindArray(instance, i, specOf(plan_, layer, body, i)));
       }
     }
@@ -153,8 +161,8 @@ private:
     std::string expected = ": expected " + shapeText(spec.dtype, spec.shape), got = ", got " + shapeText(b->dtype, b->shape);
     if (b->dtype != spec.dtype) return Status::input(label(instance, spec.name) + expected + got);
     if (b->layout != spec.layout)
-      return Status::input(label(instance, spec.name) + ": expected layout \"" + spec.layout + "\", got \"" + b->layout +
-                           "\"; weights are packed with Kernel::pack()");
+      return Status::input(label(instance, spec.name) + ": expected layout \"" + spec.layout + "\", got \"" + b->layout + "\"; " +
+                           (spec.layout.empty() ? "this buffer is not packed" : "weights are packed with Kernel::pack()"));
     if (b->address == 0 || b->address % 16)
       return Status::input(label(instance, spec.name) + ": address is " + (b->address ? "not 16-byte aligned" : "null"));
     PHASEC_TRY(checkShape(instance, spec, *b, expected + got));
@@ -249,7 +257,7 @@ std::vector<BufferSpec> Kernel::buffers() const {
       const TableEntry &e = body.table[i];
       bool chained = (e.kind == TableEntry::Kind::Input && std::exchange(first_input, false) && n > 0) ||
                      (e.kind == TableEntry::Kind::Output && n + 1 < plan.instances.size());
-      if (chained || !boundByName(e, needsSequences(body)) || (n > 0 && i < 5)) continue;
+      if (chained || !boundByName(e, needsSequences(plan)) || (n > 0 && i < 5)) continue;
       specs.push_back(specOf(plan, layer, body, i));
       specs.back().instance = int(n);
     }

@@ -115,6 +115,7 @@ template <class G> PHASEC_DEVICE float fold_slots(const Cta &cta, int token, int
 
 /// Folds a completed unit and finishes its rows, or leaves the slot for whoever folds the slots. One warp.
 template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, int slot, int tile, float *sums) {
+#pragma unroll 1
   for (int i = cta.lane; i < cta.tokens * kTileRows; i += 32) {
     float v = sums[i];
     for (int s = 1; s < G::segments; s++) v = v + sums[s * G::tokens * kTileRows + i];

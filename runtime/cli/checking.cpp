@@ -135,7 +135,7 @@ Result<CheckResult> checkAgainstReference(const Plan &plan, const ir::Module &mo
     if (expected->second.size() != out.bytes.size())
       result.find("%" + out.name + " has " + std::to_string(out.bytes.size()) + " bytes, the reference's " +
                   std::to_string(expected->second.size()));
-    else record(result, reference, out.name, "%" + out.name, out.dtype, out.bytes.data(), out.shape.back());
+    else record(result, reference, out.name, "%" + out.name, out.dtype, out.bytes.data(), out.shape.size() > 1 ? out.shape.back() : 1);
   }
   for (const std::string &name : downloaded.overruns) result.find("%" + name + ": rows behind this step's tokens were written");
   for (const auto &[name, cache] : downloaded.caches) checkCache(result, inputs, name, cache, reference);

@@ -3,6 +3,7 @@
 
 #include "runtime/cli/random.h"
 
+#include <limits>
 #include <numeric>
 
 namespace phasec::cli {
@@ -25,7 +26,8 @@ void appendReal(std::vector<uint8_t> &to, ir::DType dtype, double value) {
 
 /// Which phases give a value its meaning.
 struct Role {
-  bool rope = false, bias = false, one_plus = false;
+  bool rope = false, bias = false, one_plus = false, logits = false;
+  int64_t vocab = 0; ///< ids: rows of the table that they choose from
 };
 
 Role roleOf(const ir::Layer &layer, ir::ValueId v) {
@@ -33,6 +35,8 @@ Role roleOf(const ir::Layer &layer, ir::ValueId v) {
   for (const ir::Phase &p : layer.phases) {
     if (const auto *norm = std::get_if<ir::NormAttrs>(&p.attrs); norm && p.operands[1] == v)
       role.one_plus = norm->gamma == ir::NormGamma::OnePlus;
+    if (p.op == ir::Op::embed && p.operands[0] == v) role.vocab = layer.values[size_t(p.operands[1])].shape[0];
+    role.logits |= p.op == ir::Op::argmax && p.operands[0] == v;
     if (const auto *qkv = std::get_if<ir::QkvAttrs>(&p.attrs)) {
       role.rope |= qkv->rope == v;
       role.bias |= qkv->bias == v;
@@ -125,7 +129,9 @@ private:
       return {};
     case ir::ValueKind::Input:
       if (role.rope) return makeRope(value);
-      makeActivation(value);
+      if (role.vocab) makeIds(value, role.vocab);
+      else if (role.logits) makeLogits(value);
+      else makeActivation(value);
       return {};
     }
     return {};
@@ -146,6 +152,34 @@ private:
       appendReal(bytes, value.dtype, x);
     }
     if (value.shape[0] < 0) bytes.resize(size_t(plan_.tokens_max * width * ir::bytes(value.dtype)), kNanByte);
+  }
+
+  /// The table's ends come up often; with `outliers` so do ids outside of it. Those of rows that nobody may read are -1.
+  void makeIds(const ir::Value &value, int64_t vocab) {
+    Random random(seedOf(value.name));
+    std::vector<uint8_t> &bytes = in_.arrays[prefix_ + value.name];
+    const int32_t outside[] = {int32_t(vocab), -1, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()};
+    for (int i = 0; i < in_.tokens(); i++) {
+      int32_t id = random.below(int(vocab)), which = random.below(12);
+      if (which < 2) id = which ? int32_t(vocab) - 1 : 0;
+      if (options_.outliers && i % 3 == 1) id = outside[random.below(4)];
+      append(bytes, id);
+    }
+    bytes.resize(size_t(plan_.tokens_max) * 4, kNanByte);
+  }
+
+  /// Coarse, so that the largest are many; zeros of both signs; NaN here and there, and in the last row everywhere.
+  void makeLogits(const ir::Value &value) {
+    Random random(seedOf(value.name));
+    std::vector<uint8_t> &bytes = in_.arrays[prefix_ + value.name];
+    for (int row = 0; row < in_.tokens(); row++)
+      for (int64_t i = 0; i < value.shape[1]; i++) {
+        double x = std::min(0.5, std::round(2 * random.normal()) / 2);
+        if (row % 2 && x > 0) x = -x; // the largest are zeros
+        if (random.below(16) == 0 || (row > 0 && row + 1 == in_.tokens())) x = std::numeric_limits<double>::quiet_NaN();
+        append(bytes, float(x));
+      }
+    bytes.resize(size_t(plan_.tokens_max * value.shape[1]) * 4, kNanByte);
   }
 
   void makeVector(const ir::Value &value, Role role) {

@@ -153,9 +153,10 @@ Result<Downloaded> Staging::downloadOutputs() const {
     OutputArray out{spec.name, spec.dtype, buffer.shape, {}};
     std::vector<uint8_t> all(size_t(count(buffer.shape) * elementBytes(spec.dtype)));
     PHASEC_TRY(device_->download(all.data(), buffer.address, int64_t(all.size())));
-    // [slots,] tokens_max, n: of each slot the first `tokens` rows count.
-    size_t dim = buffer.shape.size() - 2, slots = dim ? size_t(buffer.shape[0]) : 1;
-    size_t row = size_t(buffer.shape[dim + 1] * elementBytes(spec.dtype)), rows = size_t(buffer.shape[dim]);
+    // [slots,] tokens_max, n: of each slot the first `tokens` rows count. Chosen tokens are [tokens_max].
+    size_t dim = buffer.shape.size() == 3 ? 1 : 0, slots = dim ? size_t(buffer.shape[0]) : 1;
+    int64_t width = dim + 1 < buffer.shape.size() ? buffer.shape[dim + 1] : 1;
+    size_t row = size_t(width * elementBytes(spec.dtype)), rows = size_t(buffer.shape[dim]);
     out.shape[dim] = inputs_->tokens();
     for (size_t s = 0; s < slots; s++) {
       auto begin = all.begin() + long(s * rows * row), middle = begin + long(size_t(inputs_->tokens()) * row);

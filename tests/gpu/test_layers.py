@@ -77,9 +77,10 @@ def tiny():
 
 def full():
     jobs = []
-    for layer in ("wo_harness", "qwen35_27b", "llama31_8b", "qwen3_8b", "qwen35_27b_seed", "attn_only", "mlp_only"):
+    for layer in ("wo_harness", "qwen35_27b", "llama31_8b", "llama32_1b_layer", "qwen3_8b", "qwen35_27b_seed", "attn_only", "mlp_only"):
         contexts = (1,) if layer in ("wo_harness", "mlp_only") else (1, 65, 4096)
         jobs += [(layer, s, c, t) for s in splits(layer) for c in contexts for t in (1, 8)]
+    jobs += [("llama32_1b", 1, 65, t) for t in (1, 8)]  # a whole step: 16 layers and the ends of the model
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for job, report in zip(jobs, pool.map(lambda j: run(*j), jobs)):
             exact(f"{job[0]} split {job[1] or '-'} context {job[2]} tokens {job[3]}", report)

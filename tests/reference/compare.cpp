@@ -23,6 +23,10 @@ Element element(const std::string &dtype, const void *data, size_t index) {
     std::memcpy(&value, bytes + index * 4, 4);
     std::memcpy(&out.bits, bytes + index * 4, 4);
     out.value = double(value);
+  } else if (dtype == "i32") {
+    int32_t value;
+    std::memcpy(&value, bytes + index * 4, 4);
+    out = {uint32_t(value), double(value)};
   } else if (dtype == "bf16") {
     uint16_t code;
     std::memcpy(&code, bytes + index * 2, 2);
@@ -47,7 +51,8 @@ std::vector<double> decode(const std::string &dtype, const void *from, size_t n)
 Comparison compare(const std::string &dtype, const void *a, const void *b, size_t n) {
   const double infinity = std::numeric_limits<double>::infinity();
   Comparison out;
-  if (dtype != "f32" && dtype != "bf16" && dtype != "fp8_e4m3" && dtype != "f64") return {false, infinity, infinity, 0};
+  if (dtype != "f32" && dtype != "bf16" && dtype != "fp8_e4m3" && dtype != "i32" && dtype != "f64")
+    return {false, infinity, infinity, 0};
   double difference_squares = 0, reference_squares = 0;
   for (size_t i = 0; i < n; ++i) {
     Element left = element(dtype, a, i), right = element(dtype, b, i);

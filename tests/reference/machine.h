@@ -8,6 +8,7 @@
 #include "tests/reference/plan.h"
 #include "tests/reference/reference.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -18,6 +19,7 @@ template <class Real> struct Tensor {
   std::string dtype;
   int64_t slots = 1, width = 0;
   std::vector<Real> data;
+  std::vector<int32_t> ids; // i32 [tokens], instead of the above
 };
 
 // This step's rows of a cache, in the cache dtype.
@@ -47,6 +49,7 @@ private:
   bool runPhase(size_t index);
   bool bindInputs();
   bool bindInput(const ValueInfo &info);
+  bool embed(const Phase &phase);
   bool norm(const Phase &phase);
   bool qkv(size_t index);
   bool finishHeads(const Phase &phase, std::vector<Real> *rows);
@@ -57,6 +60,8 @@ private:
   bool gather(const Phase &phase);
   bool fc1(size_t index);
   bool fc2(size_t index);
+  bool head(size_t index);
+  bool argmax(const Phase &phase);
   std::vector<Real> requantised(const std::vector<Real> &x) const;
 
   bool fail(const std::string &what) {
@@ -79,7 +84,7 @@ private:
   void define(const std::string &name, int64_t slots, std::vector<Real> data) {
     const ValueInfo &info = *body_->find(name);
     for (Real &value : data) value = rounded(value, info.format);
-    values_[name] = {info.format, slots, info.shape[1], std::move(data)};
+    values_[name] = {info.format, slots, info.shape[1], std::move(data), {}};
   }
 
   const Plan &plan_;
@@ -122,8 +127,15 @@ template <class Real> bool Machine<Real>::bindInputs() {
 }
 
 template <class Real> bool Machine<Real>::bindInput(const ValueInfo &info) {
-  size_t row = size_t(info.shape[1]) * (info.format == "f32" ? 4 : 2), step = row * size_t(tokens_);
   const uint8_t *data = nullptr;
+  if (info.format == "i32") {
+    std::vector<int32_t> ids(static_cast<size_t>(tokens_));
+    if (!findView(inputs_, prefix_ + info.name, ids.size() * 4, &data, error_)) return false;
+    std::memcpy(ids.data(), data, ids.size() * 4);
+    values_[info.name] = {info.format, 1, 0, {}, std::move(ids)};
+    return true;
+  }
+  size_t row = size_t(info.shape[1]) * (info.format == "f32" ? 4 : 2), step = row * size_t(tokens_);
   if (!findView(inputs_, prefix_ + info.name, step, &data, error_)) return false;
   // Partials given from outside: as many slots as the buffer holds.
   size_t slots = 1;
@@ -132,7 +144,8 @@ template <class Real> bool Machine<Real>::bindInput(const ValueInfo &info) {
       slots = inputs_.buffers.at(prefix_ + info.name).bytes / step;
   std::vector<float> stored(size_t(info.shape[1]) * size_t(tokens_) * slots);
   decodeValues(kernels_, info.format, data, int64_t(stored.size()), stored.data());
-  values_[info.name] = {info.format, int64_t(slots), info.shape[1], std::vector<Real>(stored.begin(), stored.end())};
+  values_[info.name] = {
+      info.format, int64_t(slots), info.shape[1], std::vector<Real>(stored.begin(), stored.end()), {}};
   return true;
 }
 
@@ -153,12 +166,32 @@ template <class Real> bool Machine<Real>::runInstance() {
 
 template <class Real> bool Machine<Real>::runPhase(size_t index) {
   const Phase &phase = body_->phases[index];
+  if (phase.op == "embed") return embed(phase);
   if (phase.op == "norm") return norm(phase);
   if (phase.op == "qkv") return qkv(index);
   if (phase.op == "attn") return attention(index);
   if (phase.op == "wo") return wo(index);
   if (phase.op == "gather") return gather(phase);
+  if (phase.op == "head") return head(index);
+  if (phase.op == "argmax") return argmax(phase);
   return phase.op == "fc1" ? fc1(index) : fc2(index);
+}
+
+// An id outside the table stands for a row of zeros.
+template <class Real> bool Machine<Real>::embed(const Phase &phase) {
+  const Tensor<Real> *ids = get(phase.operands[0]);
+  Matrix table;
+  if (!ids || !bindMatrix(inputs_, prefix_, *body_->find(phase.operands[1]), &table, error_)) return false;
+  std::vector<Real> x(size_t(tokens_ * table.cols), Real(0));
+  std::vector<float> row(static_cast<size_t>(table.cols));
+  for (int64_t token = 0; token < tokens_; ++token) {
+    int64_t id = ids->ids[size_t(token)];
+    if (id < 0 || id >= table.rows) continue;
+    table.decode(kernels_, id, 0, table.cols, row.data());
+    std::copy(row.begin(), row.end(), x.begin() + token * table.cols);
+  }
+  define(phase.results[0], 1, std::move(x));
+  return true;
 }
 
 template <class Real> bool Machine<Real>::norm(const Phase &phase) {
@@ -356,6 +389,31 @@ template <class Real> bool Machine<Real>::fc2(size_t index) {
   return true;
 }
 
+template <class Real> bool Machine<Real>::head(size_t index) {
+  const Phase &phase = body_->phases[index];
+  const Tensor<Real> *x = get(phase.operands[0]);
+  std::vector<Real> logits;
+  if (!x || !gemv(index, x->data, false, &logits)) return false;
+  define(phase.results[0], 1, std::move(logits));
+  return true;
+}
+
+// The largest logit, the first of several; a NaN is passed over, and 0 stands for nothing but NaN.
+template <class Real> bool Machine<Real>::argmax(const Phase &phase) {
+  const Tensor<Real> *logits = get(phase.operands[0]);
+  if (!logits) return false;
+  std::vector<int32_t> chosen;
+  for (int64_t token = 0; token < tokens_; ++token) {
+    const Real *row = logits->data.data() + token * logits->width;
+    int64_t best = -1;
+    for (int64_t i = 0; i < logits->width; ++i)
+      if (!std::isnan(row[i]) && (best < 0 || row[i] > row[best])) best = i;
+    chosen.push_back(int32_t(best < 0 ? 0 : best));
+  }
+  values_[phase.results[0]] = {"i32", 1, 0, {}, std::move(chosen)};
+  return true;
+}
+
 template <class Real> bool Machine<Real>::write(Output *output) const {
   output->buffers.clear();
   output->dtypes.clear();
@@ -363,13 +421,18 @@ template <class Real> bool Machine<Real>::write(Output *output) const {
     const Tensor<Real> &value = values_.at(name);
     bool wide = value.dtype == "f32";
     std::vector<uint8_t> &bytes = output->buffers[name];
+    output->dtypes[name] = value.dtype;
+    if (value.dtype == "i32") {
+      bytes.resize(value.ids.size() * 4);
+      std::memcpy(bytes.data(), value.ids.data(), bytes.size());
+      continue;
+    }
     bytes.resize(value.data.size() * (wide ? 4 : 2));
     for (size_t i = 0; i < value.data.size(); ++i) {
       float f32 = float(value.data[i]);
       uint16_t bf16 = toBf16(value.data[i]);
       std::memcpy(bytes.data() + i * (wide ? 4 : 2), wide ? static_cast<void *>(&f32) : &bf16, wide ? 4 : 2);
     }
-    output->dtypes[name] = value.dtype;
   }
   for (const auto &[name, dtype] : appended_dtypes_) {
     output->buffers[name + ".appended.k"] = appended_.at(name).k;
@@ -382,8 +445,11 @@ template <class Real> bool Machine<Real>::write(Output *output) const {
 template <class Real> bool Machine<Real>::writeValues(std::map<std::string, std::vector<double>> *values) const {
   values->clear();
   for (const std::string &name : body_->returns) {
-    const std::vector<Real> &data = values_.at(name).data;
-    (*values)[name].assign(data.begin(), data.end());
+    const Tensor<Real> &value = values_.at(name);
+    if (value.dtype == "i32")
+      (*values)[name].assign(value.ids.begin(), value.ids.end());
+    else
+      (*values)[name].assign(value.data.begin(), value.data.end());
   }
   for (const auto &[name, dtype] : appended_dtypes_)
     for (bool v : {false, true}) {

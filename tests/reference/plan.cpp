@@ -116,8 +116,12 @@ ValueInfo readValue(const Reader &reader) {
   value.shape = reader.integers("shape");
   if (value.kind != "weight") {
     value.format = reader.text("dtype");
+    if (reader.ok() && value.format == "i32") {
+      if (value.shape != std::vector<int64_t>{kTokensExtent}) reader.fail("ids are i32[tokens]");
+      return value;
+    }
     if (reader.ok() && value.format != "bf16" && value.format != "f32")
-      reader.fail("a value is bf16 or f32, not " + value.format);
+      reader.fail("a value is bf16, f32 or i32, not " + value.format);
     if (reader.ok() && (value.shape.size() != 2 || value.shape[1] < 1)) reader.fail("expected a shape of two extents");
     return value;
   }
@@ -167,7 +171,8 @@ Attrs readAttrs(const Reader &reader, const Phase &phase) {
   } else if (phase.op == "fc2") {
     attrs.quantise = reader.present("act_quant");
     if (attrs.quantise && reader.text("act_quant") != "nvfp4") reader.fail("act_quant is nvfp4 or null");
-  } else if (phase.op != "wo" && phase.op != "gather") {
+  } else if (phase.op != "wo" && phase.op != "gather" && phase.op != "embed" && phase.op != "head" &&
+             phase.op != "argmax") {
     reader.fail("unknown operation '" + phase.op + "'");
   }
   return attrs;

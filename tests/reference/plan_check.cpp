@@ -21,9 +21,12 @@ private:
   }
   bool checkValue(const std::string &name, const char *kind, int64_t width);
   bool checkMatrix(const std::string &name, int64_t rows, int64_t cols);
+  bool checkIds(const std::string &name, const char *kind);
   bool checkVector(const std::string &name, int64_t extent);
   bool checkCounts(const Phase &phase, size_t least, size_t most, size_t results);
   bool checkPhase(size_t index);
+  bool checkEmbed(const Phase &phase);
+  bool checkArgmax(const Phase &phase);
   bool checkQkv(const Phase &phase);
   bool checkAttention(size_t index);
   bool checkGemv(size_t index);
@@ -46,7 +49,7 @@ bool Checker::checkValue(const std::string &name, const char *kind, int64_t widt
   const ValueInfo *value = body_.find(name);
   if (!value || (kind ? value->kind != kind : value->kind != "input" && value->kind != "temp"))
     return fail("value '" + name + "' is missing or of another kind");
-  if (kind || (value->shape[0] == kTokensExtent && value->shape[1] == width)) return true;
+  if (kind || value->shape == std::vector<int64_t>{kTokensExtent, width}) return true;
   return fail("value '" + name + "' should be [tokens, " + str(width) + "]");
 }
 
@@ -66,10 +69,30 @@ bool Checker::checkVector(const std::string &name, int64_t extent) {
   return true;
 }
 
+bool Checker::checkIds(const std::string &name, const char *kind) {
+  const ValueInfo *value = body_.find(name);
+  if (!value || value->kind != kind || value->format != "i32") return fail("'" + name + "' should be i32[tokens]");
+  return true;
+}
+
 bool Checker::checkCounts(const Phase &phase, size_t least, size_t most, size_t results) {
   if (phase.operands.size() < least || phase.operands.size() > most || phase.results.size() != results)
     return fail(phase.op + " has a wrong number of operands or results");
   return true;
+}
+
+bool Checker::checkEmbed(const Phase &phase) {
+  if (!checkCounts(phase, 2, 2, 1) || !checkIds(phase.operands[0], "input")) return false;
+  const ValueInfo *table = body_.find(phase.operands[1]);
+  if (!table || table->kind != "weight" || table->format != "bf16" || table->shape.size() != 2)
+    return fail("'" + phase.operands[1] + "' should be a table bf16[vocab, hidden]");
+  return checkValue(phase.results[0], nullptr, table->shape[1]);
+}
+
+bool Checker::checkArgmax(const Phase &phase) {
+  if (!checkCounts(phase, 1, 1, 1) || !checkValue(phase.operands[0], nullptr, width(phase.operands[0]))) return false;
+  if (body_.find(phase.operands[0])->format != "f32") return fail("'" + phase.operands[0] + "' should be f32 logits");
+  return checkIds(phase.results[0], "temp");
 }
 
 bool Checker::checkQkv(const Phase &phase) {
@@ -175,6 +198,8 @@ bool Checker::checkGemv(size_t index) {
 
 bool Checker::checkPhase(size_t index) {
   const Phase &phase = body_.phases[index];
+  if (phase.op == "embed") return checkEmbed(phase);
+  if (phase.op == "argmax") return checkArgmax(phase);
   if (phase.op == "attn") return checkAttention(index);
   if (phase.op == "qkv") return checkQkv(phase) && checkGemv(index);
   bool residual = phase.op == "gather" || phase.op == "fc2";

@@ -35,7 +35,8 @@ struct CacheView {
 
 // Every name is prefixed with the instance: "0/x", "1/w_o".
 //   inputs    "i/x" [tokens, n] in the declared dtype, row major; "i/rope" f32 [positions, rotary]; a partials input is
-//             f32 [slots, tokens, n]. The first input of instances > 0 comes from the instance before.
+//             f32 [slots, tokens, n]; ids are i32 [tokens]. The first input of instances > 0 comes from the instance
+//             before.
 //   nvfp4     "i/w" codes [rows, cols/2] (even k in the low nibble), "i/w.scales" e4m3 [rows, cols/16] linear or
 //             128x4-swizzled, "i/w.scale" f32[1]
 //   fp8_e4m3  "i/w" [rows, cols], "i/w.scale" f32[1] or f32[rows]
@@ -52,8 +53,8 @@ struct Inputs {
 };
 
 // Returned values of the last instance by name, in their declared dtype, and "i/<kv>.appended.k" / ".v": this step's
-// rows [tokens][kv_heads][head_dim] in the cache dtype. Partials are f32 [slots, tokens, n]. `dtypes` has a key for
-// each buffer ("bf16", "f32", "fp8_e4m3").
+// rows [tokens][kv_heads][head_dim] in the cache dtype. Partials are f32 [slots, tokens, n], chosen tokens i32
+// [tokens]. `dtypes` has a key for each buffer ("bf16", "f32", "fp8_e4m3", "i32").
 struct Output {
   std::map<std::string, std::vector<uint8_t>> buffers;
   std::map<std::string, std::string> dtypes;
@@ -90,7 +91,7 @@ struct Comparison {
   int64_t first_mismatch_index = -1; // -1: none
 };
 
-// n elements of dtype "f32", "bf16", "fp8_e4m3" or "f64".
+// n elements of dtype "f32", "bf16", "fp8_e4m3", "i32" or "f64".
 Comparison compare(const std::string &dtype, const void *a, const void *b, size_t n);
 std::vector<double> decode(const std::string &dtype, const void *from, size_t n);
 

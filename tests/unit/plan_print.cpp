@@ -27,7 +27,8 @@ ErrorKind refusal(const Layers &layers, const std::string &settings, const std::
 
 TEST_CASE("golden plans: steps, slots and the events of auto mode") {
   const std::pair<const char *, const char *> plans[] = {
-      {"wo_harness", "wo_split=4"}, {"tiny_qwen35_27b", "wo_split=8"}, {"tiny_stack", "wo_split=2"}, {"tiny_qwen35_27b_seed", "wo_split=4"}};
+      {"wo_harness", "wo_split=4"}, {"tiny_qwen35_27b", "wo_split=8"}, {"tiny_stack", "wo_split=2"}, {"tiny_qwen35_27b_seed", "wo_split=4"},
+      {"tiny_llama32_1b", "wo_split=2"}};
   for (auto [name, settings] : plans) {
     Layers layers = readExample(name);
     checkGolden(std::string("plan/") + name + ".txt", planText(planOf(layers, settings), layers.module()));
@@ -54,6 +55,51 @@ TEST_CASE("auto mode: no example has more events than edges that need one, and e
     INFO(name);
     CHECK(got == events);
   }
+}
+
+namespace {
+
+/// A model's ends in one layer.
+Layers wholeStep(const std::string &returns, const std::string &sync = "auto", const std::string &event = "") {
+  return parse("layer @step {\n  dims hidden = 80, vocab = 331\n  tokens 1..8\n  sync " + sync +
+               "\n  in %ids : i32[tokens]\n  weight %table : bf16[vocab, hidden]\n  weight %g : bf16[hidden]\n  weight %w : bf16[vocab, hidden]\n"
+               "  %x = embed %ids, %table\n  %n = norm %x, %g\n" + event + "  %l = head %n, %w\n  %t = argmax %l\n  return " + returns + "\n}\n", "step.phase");
+}
+
+bool hasRegion(const Plan &p, const std::string &name) {
+  return std::any_of(p.bodies[0].regions.begin(), p.bodies[0].regions.end(), [&](const Region &r) { return r.name == name; });
+}
+
+} // namespace
+
+TEST_CASE("a whole step: argmax is part of the head, and logits that nothing else reads have no buffer") {
+  for (bool returned : {false, true}) {
+    Plan p = planOf(wholeStep(returned ? "%t, %l" : "%t"));
+    const Body &b = p.bodies[0];
+    REQUIRE(b.steps.size() == 2); // embed, head
+    REQUIRE(b.events.size() == 1);
+    CHECK(b.events[0].edge == "%x embed -> %l head");
+    CHECK(b.events[0].kind == ir::EventKind::Grid);
+    const Argmax &a = b.steps[1].argmax;
+    CHECK(a.cols == 331);
+    CHECK(a.tiles == 21); // 331 = 20 * 16 + 11
+    CHECK(a.group * a.groups >= a.tiles);
+    CHECK(b.regions[size_t(a.result)].space == Space::Table);
+    CHECK(hasRegion(p, "l") == returned);
+    CHECK((b.steps[1].results[0] >= 0) == returned);
+    Layers layers = wholeStep("%t");
+    llvm::json::Value json = parseJson(planJson(p, layers.module()));
+    const llvm::json::Object *step = (*(*json.getAsObject()->getArray("bodies"))[0].getAsObject()->getArray("steps"))[1].getAsObject();
+    REQUIRE(step->getObject("argmax"));
+    CHECK(*step->getObject("argmax")->getInteger("tiles") == 21);
+    CHECK(step->getObject("argmax")->getString("result")->str() == "t");
+  }
+}
+
+TEST_CASE("a whole step: the last instance's returns are the host's and take no room between instances") {
+  Plan p = planOf(readExample("llama32_1b"));
+  CHECK(p.chain_bytes == 16 * 2048 * 2); // x and y, not the logits
+  CHECK(p.instances.size() == 18);
 }
 
 TEST_CASE("counter arrivals add up to what the producers send") {

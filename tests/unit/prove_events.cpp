@@ -160,6 +160,26 @@ TEST_CASE("explicit layers: a counter where only a grid event will do is refused
   CHECK_MESSAGE(contains(s.text(), "event grid %h -> %hn"), s.text());
 }
 
+TEST_CASE("explicit layers: embed without the event behind it, and an event inside the head") {
+  auto verdict = [](const std::string &behind_norm, const std::string &behind_head) {
+    auto layers = Layers::parse("step.phase", "layer @step {\n  tokens 1..8\n  sync explicit\n  in %ids : i32[tokens]\n  weight %table : bf16[100, 64]\n  weight %g : bf16[64]\n"
+                                "  weight %w : bf16[100, 64]\n  %x = embed %ids, %table\n  %n = norm %x, %g\n" + behind_norm + "  %l = head %n, %w\n" + behind_head +
+                                "  %t = argmax %l\n  return %t\n}\n");
+    if (!layers.ok()) return layers.status();
+    auto p = tryPlan(*layers);
+    return p.ok() ? prove(*p, layers->module()) : p.status();
+  };
+  Status lost = verdict("", "");
+  CHECK(lost.kind() == ErrorKind::Proof);
+  CHECK_MESSAGE(contains(lost.text(), "write `event grid %x -> %l`"), lost.text());
+  CHECK_MESSAGE(contains(lost.text(), "witness: CTA "), lost.text());
+  Status proved = verdict("  event grid %x -> %l\n", "");
+  CHECK_MESSAGE(proved.ok(), proved.text());
+  Status inside = verdict("  event grid %x -> %l\n", "  event grid %l -> %t\n");
+  CHECK(inside.kind() == ErrorKind::Input);
+  CHECK_MESSAGE(contains(inside.text(), "one step"), inside.text());
+}
+
 TEST_CASE("a grid that no part of the target can hold is refused, the largest part's is not") {
   Layers layers = readExample("tiny_qwen35_27b");
   Plan p = planOf(layers);

@@ -141,7 +141,7 @@ TEST_CASE("nvrtc: every example on every target") {
 TEST_CASE("nvrtc: every split of the full-size layers on sm_90a") {
   if (!nvrtc()) return;
   std::vector<Job> jobs;
-  for (const char *name : {"qwen35_27b", "qwen35_27b_seed", "wo_harness", "llama31_8b", "qwen3_8b"})
+  for (const char *name : {"qwen35_27b", "qwen35_27b_seed", "wo_harness", "llama31_8b", "qwen3_8b", "llama32_1b"})
     for (const std::string &split : splitSettings(readExample(name))) jobs.push_back({name, split, "sm_90a"});
   compileAll(jobs);
 }

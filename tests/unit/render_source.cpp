@@ -37,7 +37,7 @@ TEST_CASE("golden source: the generated regions of small layers") {
 }
 
 TEST_CASE("every example renders to one file that a kernel engineer would sign") {
-  constexpr size_t kLinesMax = 1700;
+  constexpr size_t kLinesMax = 1700, kStepLinesMax = 1850; // of a layer or two; of a whole step
   for (const std::string &name : examples()) {
     Layers layers = readExample(name);
     std::vector<std::string> splits = splitSettings(layers);
@@ -49,7 +49,7 @@ TEST_CASE("every example renders to one file that a kernel engineer would sign")
         CHECK(count(r.source, "#include") == 0);
         CHECK(count(r.source, "#pragma once") == 0);
         CHECK(count(r.source, "//@ ") == 0);
-        CHECK(count(r.source, "\n") < kLinesMax);
+        CHECK(count(r.source, "\n") < (layers.module().layers.size() > 2 ? kStepLinesMax : kLinesMax));
         CHECK(count(r.source, PHASEC_SOURCE_DIR) == 0);
         CHECK(count(r.source, "/home") == 0);
         CHECK(count(r.source, "\"/") == 0);

@@ -222,7 +222,7 @@ TEST_CASE("lengths and page tables may change between launches of one binding") 
 }
 
 TEST_CASE("on_refusal = split: a grid that does not fit runs kernel by kernel, counted, with the same bits") {
-  for (const char *name : {"tiny_qwen35_27b", "tiny_stack", "tiny_mixed_stack", "tiny_wo_harness"}) {
+  for (const char *name : {"tiny_qwen35_27b", "tiny_stack", "tiny_mixed_stack", "tiny_wo_harness", "tiny_llama32_1b"}) {
     INFO(name);
     Layers layers = readExample(name);
     Feed step{{65, 3}, {2, 1}, 5, false};

@@ -29,6 +29,8 @@ TEST_CASE("sim: every tiny layer is bit-exact, at splits that between them are a
   std::vector<Case> cases;
   add(cases, casesOf("tiny_qwen35_27b", {1, 2, 4, 8, 16}));
   add(cases, casesOf("tiny_llama31_8b", {1, 8}));
+  add(cases, casesOf("tiny_llama32_1b_layer", {4}));
+  add(cases, casesOf("tiny_llama32_1b", {1, 4}));
   add(cases, casesOf("tiny_qwen3_8b", {4, 16}));
   add(cases, casesOf("tiny_qwen35_27b_seed", {1, 8}));
   add(cases, casesOf("tiny_wo_harness", {1, 2, 4, 8}));
@@ -43,7 +45,7 @@ TEST_CASE("sim: every tiny layer is bit-exact, at splits that between them are a
 }
 
 TEST_CASE("sim: neither the scheduler's seed nor the CTA count shows in a single bit") {
-  for (const char *name : {"tiny_qwen35_27b", "tiny_mixed_stack"}) {
+  for (const char *name : {"tiny_qwen35_27b", "tiny_mixed_stack", "tiny_llama32_1b"}) {
     std::optional<Downloaded> first;
     Layers layers = readExample(name);
     for (auto [ctas, seed] : {std::pair{4, 1}, {1, 1}, {2, 77}, {7, 5}, {4, 123456}, {4, 9}}) {

@@ -19,6 +19,24 @@ const char *kNormed = "normed"; // an eps that is not lost beside the mean
 const char *kNormedText = "layer @normed {\n  dims hidden = 80, ffn = 40\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
                           "  weight %w : bf16[2 * ffn, hidden]\n  %n = norm %x, %g { eps = 0.25 }\n  %u = fc1 %n, %w { act = silu }\n  return %u\n}\n";
 
+const char *kStep = "step"; // a model's ends in one layer, so that its own events order them
+const char *kStepText = "layer @step {\n  dims hidden = 80, vocab = 1203\n  tokens 1..8\n  in %ids : i32[tokens]\n  weight %table : bf16[vocab, hidden]\n"
+                        "  weight %g : bf16[hidden]\n  weight %w : bf16[vocab, hidden]\n  %x = embed %ids, %table\n  %n = norm %x, %g\n  %l = head %n, %w\n"
+                        "  %t = argmax %l\n  return %t\n}\n";
+
+const char *kRows = "rows"; // argmax as a step of its own, behind an event
+const char *kRowsText = "layer @rows {\n  tokens 1..8\n  in %u : bf16[tokens, 80]\n  weight %w : bf16[1200, 80]\n  %y : f32 = fc2 %u, %w\n"
+                        "  %t = argmax %y\n  return %t\n}\n";
+
+const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of both signs, NaN
+const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
+
+std::string textOf(const std::string &name) {
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+    if (name == known) return text;
+  return fileText(examplePath(name));
+}
+
 const Mutant kMutants[] = {
     // events
     {"gemv.cuh", "G::await(cta, slot);", "", "tiny_qwen35_27b", "wo_split=2"},
@@ -27,7 +45,19 @@ const Mutant kMutants[] = {
     {"launch.cuh", "ptx::store_relaxed(cta.counters + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
     {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);\n  }\n  old =", "}\n  old =", "deep", "wo_split=2"},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
+    {"gemv.cuh", "G::await(cta, slot);", "", "step", ""},
+    {"phases/argmax.cuh", "A::await(cta, 0);", "", "rows", ""},
+    {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_llama32_1b", "", 7},
+    {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + group, u32(count))) return;", "", "step", ""},
+    {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + A::groups, A::groups)) return;", "if (group != A::groups - 1) return;", "step", ""},
+    // the choice
+    {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
+    {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},
+    {"phases/argmax.cuh", "first + i < A::cols ? key", "first + i < A::cols && first + i > 0 ? key", "choose", ""},
+    {"phases/argmax.cuh", "u32(v >> 32), mask", "u32(v >> 32), mask ^ 1", "choose", ""},
+    {"phases/argmax.cuh", "A::tiles - first < A::group ? A::tiles - first : A::group", "A::tiles - first < A::group ? A::tiles - first : A::group - 1", "step", ""},
     // who owns what
+    {"phases/embed.cuh", "cta.tokens * words; i +=", "cta.tokens * words - 1; i +=", "step", ""},
     {"cta.cuh", "int(u32(n) * u32(i) / u32(parts))", "int(u32(n) * u32(i) / u32(parts)) - int(i == parts)", "tiny_mlp_only", ""},
     {"phases/attn.cuh", "begin + share(length, cta.warp + 1, H::warps);", "begin + share(length, cta.warp + 1, H::warps) - 1;", "tiny_attn_only", ""},
     {"gemv.cuh", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments - 1", "deep", "wo_split=2"},
@@ -56,8 +86,7 @@ std::string caught(const Mutant &m) {
   if (at == std::string::npos) return ""; // the test below says so
   std::string changed = *text;
   dir.write(m.file, changed.replace(at, std::string(m.from).size(), m.to));
-  std::string name = m.layer;
-  auto layers = name == kDeep ? Layers::parse("deep.phase", kDeepText) : name == kNormed ? Layers::parse("normed.phase", kNormedText) : Layers::read(examplePath(name));
+  auto layers = Layers::parse(std::string(m.layer) + ".phase", textOf(m.layer));
   if (!layers.ok()) return "";
   for (uint64_t seed : {1, 2, 3, 4}) {
     Setup setup;
@@ -102,6 +131,7 @@ TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
     setup.sim_ctas = 1 + int(cases.size());
     cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
   }
-  cases.push_back({kNormed, parse(kNormedText), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
+  for (const char *name : {kNormed, kStep, kRows, kChoose})
+    cases.push_back({name, parse(textOf(name)), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
   runCases(cases);
 }

@@ -75,7 +75,9 @@ struct KvBuffer {
 /// Buffers by name. A value `%x` is "x"; in a stack instance i's is "i/x", and a bare name is instance 0's where the value
 /// exists once per launch (the first input) and every instance's where the instances share it.
 /// The step's arrays: "step.counts" i32[2] {tokens, sequences}, "step.seq_first" i32[sequences + 1], "step.seq_context"
-/// i32[sequences], "step.page_table" i32[sequences, pages]. They live on the device and may change between launches.
+/// i32[sequences], "step.page_table" i32[sequences, pages]. They live on the device and may change between launches, and so
+/// may the ids of an `embed`, i32[tokens]: bound to the buffer of the token that `argmax` returns, a launch takes up what
+/// the last one chose without the host.
 struct Buffers {
   std::map<std::string, Buffer> arrays;
   std::map<std::string, KvBuffer> caches;
@@ -97,7 +99,8 @@ struct PackedWeight {
 /// What a kernel expects under a name.
 struct BufferSpec {
   std::string name;               ///< without instance prefix
-  std::string kind;               ///< "input" | "output" | "weight" | "weight_scale" | "vector" | "cache" | "step"
+  /// "embedding": the table of `embed`, bf16[vocab, hidden] as the checkpoint has it; a "weight" is packed with pack().
+  std::string kind;               ///< "input" | "output" | "weight" | "weight_scale" | "embedding" | "vector" | "cache" | "step"
   std::string dtype;
   std::vector<int64_t> shape;     ///< -1: tokens
   std::string layout;             ///< packed weights

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
 constexpr int64_t kStageGranules[] = {16, 8, 6, 4};
+constexpr int64_t kStepBytes = 256; // templates: sequences::StepArrays
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 
@@ -124,10 +125,10 @@ private:
 
   bool fits(const Geometry &geometry) {
     int64_t ring = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
-    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + takenBytes(geometry) + tileBytes(geometry);
+    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + takenBytes(geometry) + tileBytes(geometry) + kStepBytes + 5 * tableBytes();
     for (int fold_buffers : {16, 8, 4, 2}) {
       Need need;
-      int64_t available = plan_.target->shared_bytes_max - ring - barriers - 256;
+      int64_t available = plan_.target->shared_bytes_max - ring - barriers - 384;
       bool ok = available > 0;
       for (Body &body : plan_.bodies)
         for (Step &step : body.steps) {
@@ -150,6 +151,7 @@ private:
   }
 
   int64_t tileBytes(const Geometry &geometry) const { return align(int64_t(geometry.warps) * plan_.tokens_max * kTileRows * 4, 128); }
+  int64_t tableBytes() const { return int64_t(plan_.table_entries) * 8; }
   static int64_t takenBytes(const Geometry &geometry) { return align(int64_t(geometry.warps) * 4, 128); }
 
   /// The share of units of every step.
@@ -180,7 +182,10 @@ private:
     l.barriers = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
     l.units = l.barriers + align(int64_t(geometry.warps) * geometry.stages * 8, 128);
     l.taken = l.units + unitsBytes();
-    l.fold = l.taken + takenBytes(geometry);
+    l.step = l.taken + takenBytes(geometry);
+    l.table = l.step + kStepBytes;
+    l.feeder_tables = l.table + tableBytes();
+    l.fold = align(l.feeder_tables + 4 * tableBytes(), 128);
     l.fold_bytes = need.fold;
     l.fold_buffers = fold_buffers;
     l.fold_sync = l.fold + need.fold * fold_buffers;

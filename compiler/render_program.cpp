@@ -294,7 +294,7 @@ private:
   /// The table entries of the step's arrays and of one cache.
   void sequencesStruct(llvm::raw_ostream &out, const Step &s, int kv_region, const ir::Value &kv) {
     int k = body_.regions[kv_region].entry;
-    out << "struct " << name(s) << "Kv {\n  static constexpr int seq_first = 1, seq_context = 2, page_table = 3, page_table_stride = 4;\n"
+    out << "struct " << name(s) << "Kv {\n  static constexpr int step_offset = " << plan_.shared.step << ";\n"
         << "  static constexpr int cache_k = " << k << ", cache_v = " << k + 1 << ", page_stride = " << k + 2 << ", row_stride = " << k + 3
         << ", head_stride = " << k + 4 << ", page = " << kv.cache.page << ";\n};\n";
   }
@@ -464,7 +464,8 @@ private:
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes
         << ", pieces_max = " << plan_.stream.pieces_max << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
-        << ", taken_offset = " << l.taken << ", fold_offset = " << l.fold
+        << ", taken_offset = " << l.taken << ", step_offset = " << l.step
+        << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", fold_offset = " << l.fold
         << ",\n      fold_buffers = " << l.fold_buffers << ", fold_bytes = " << l.fold_bytes << ", fold_sync_offset = " << l.fold_sync
         << ",\n      tile_offset = " << l.tile << ", scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
     out << "  static constexpr int table_entries = " << plan_.table_entries << ", step_counts = 0, instances = " << plan_.instances.size()

@@ -116,8 +116,8 @@ template <class H, class Row> PHASEC_DEVICE void store_row(const Cta &cta, const
 
 /// The cache row of a token that this step appends.
 template <class H, class Row> PHASEC_DEVICE Row *cache_row(const Cta &cta, int sequence, int position, int kv_head, bool is_v) {
-  return (Row *)((u8 *)cta.table[is_v ? H::S::cache_v : H::S::cache_k] +
-                 sequences::Rows<typename H::S>(cta, cta.table, sequence, kv_head).offset(position));
+  sequences::Rows<typename H::S> rows(cta.table, sequence, kv_head);
+  return (Row *)((u8 *)cta.table[is_v ? H::S::cache_v : H::S::cache_k] + rows.offset(rows.page(position), position));
 }
 
 } // namespace heads

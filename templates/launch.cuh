@@ -1,13 +1,38 @@
 // launch.cuh: opening and closing a launch: what every CTA does before its first step and after its last.
 #pragma once
 #include "fold.cuh"
+#include "sequences.cuh"
 #include "stream.cuh"
 
 namespace launch {
 
+/// An instance's table in shared memory: everything that a phase touches begins with an entry of it. All working threads;
+/// visible after a barrier.
+template <class L> PHASEC_DEVICE const u64 *load_table(const u64 *from) {
+  u64 *to = (u64 *)(ptx::shared_base() + L::table_offset);
+  for (int i = ptx::thread(); i < L::table_entries; i += L::threads) to[i] = from[i];
+  return to;
+}
+
+/// The step's arrays, where the launch has any: entries 1 to 4 of the first table.
+template <class L> PHASEC_DEVICE void load_arrays(const Cta &cta) {
+  sequences::StepArrays *to = sequences::arrays<L>();
+  const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
+  int i = ptx::thread();
+  if (first && cta.sequences <= cta.tokens && cta.tokens <= L::tokens) {
+    if (i <= cta.sequences) to->first[i] = first[i];
+    if (i < cta.sequences) to->context[i] = context[i];
+  }
+  if (i == 0) {
+    to->pages = (const i32 *)cta.launch_table[3];
+    to->page_stride = (i64)cta.launch_table[4];
+  }
+}
+
 template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   Cta cta;
-  cta.launch_table = cta.table = args.table;
+  cta.launch_table = args.table;
+  cta.table = load_table<L>(args.table);
   cta.workspace = args.workspace;
   cta.cta = ptx::cta();
   cta.ctas = L::ctas > 0 ? L::ctas : ptx::ctas();
@@ -21,6 +46,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
   FoldBuffers<L>::open(cta);
+  load_arrays<L>(cta);
   return cta;
 }
 
@@ -37,7 +63,8 @@ template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
 template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta, int instance) {
   int next = Program::calls_begin(instance + 1);
   u32 *counter = cta.counters() + L::instance_counter;
-  ptx::sync_workers();
+  ptx::sync_workers(); // nobody reads the old table any more
+  load_table<L>(cta.launch_table + (i64)(instance + 1) * L::table_entries);
   if (ptx::thread() == 0) {
     if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
     u32 before = cta.epoch * u32(Program::arrivals(cta, L::instances - 1));

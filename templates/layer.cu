@@ -17,8 +17,9 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, pieces_max = 1, stage_bytes = 4096;
-  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, taken_offset = 32896, fold_offset = 33024, fold_buffers = 2, fold_bytes = 2048;
-  static constexpr int fold_sync_offset = 37120, tile_offset = 37184, scratch_offset = 37248, operand_offset = 37376;
+  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, taken_offset = 32896, step_offset = 33024, table_offset = 33280,
+                       feeder_tables_offset = 33408, fold_offset = 33664, fold_buffers = 2, fold_bytes = 2048;
+  static constexpr int fold_sync_offset = 37760, tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, calls = 1, instance_counter = 3;
 };
 //@ end
@@ -77,7 +78,6 @@ PHASEC_KERNEL(Launch::threads + 32) phasec_layer(const __grid_constant__ Args ar
   if (cta.warp == Launch::warps) return stream::feed<Program, Launch>(cta);
   u32 folded = 0;
   for (int instance = 0; instance < Launch::instances; instance++) {
-    cta.table = cta.launch_table + (i64)instance * Launch::table_entries;
     Program::run(cta, ring, folded, instance);
     if constexpr (Launch::instances > 1)
       if (instance + 1 < Launch::instances) launch::next_instance<Launch, Program>(cta, instance);

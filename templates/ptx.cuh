@@ -240,9 +240,10 @@ PHASEC_DEVICE void stream_commit(bool mine, u64 *bar) {
   }
 #endif
 }
-/// A ring's count of free stages: its reader publishes, the feeder polls. Acquire and release at CTA scope.
+/// A ring's count of consumed stages: its reader publishes, the feeder polls. No fence is needed: what was read of a stage
+/// has been computed with when the warp meets, before its first lane publishes.
 PHASEC_DEVICE void publish(u32 *count, u32 v) {
-  asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
+  asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
 }
 PHASEC_DEVICE u32 poll(const u32 *count) { return load_shared_acquire(count); }
 /// The feeder found no free stage: leaves the issue slots to the workers for a moment.

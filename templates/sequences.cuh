@@ -4,9 +4,15 @@
 
 namespace sequences {
 
-/// Accessors of the step's arrays; S names their table entries.
-template <class S> PHASEC_DEVICE const i32 *first(const Cta &cta) { return (const i32 *)cta.launch_table[S::seq_first]; }
-template <class S> PHASEC_DEVICE const i32 *context(const Cta &cta) { return (const i32 *)cta.launch_table[S::seq_context]; }
+/// This step's arrays as launch::open copies them into shared memory; S::step_offset says where.
+struct StepArrays {
+  const i32 *pages;
+  i64 page_stride; ///< pages of a sequence
+  i32 first[17], context[16];
+};
+template <class S> PHASEC_DEVICE StepArrays *arrays() { return (StepArrays *)(ptx::shared_base() + S::step_offset); }
+template <class S> PHASEC_DEVICE const i32 *first(const Cta &) { return arrays<S>()->first; }
+template <class S> PHASEC_DEVICE const i32 *context(const Cta &) { return arrays<S>()->context; }
 
 /// The sequence that owns `token`.
 template <class S> PHASEC_DEVICE int of_token(const Cta &cta, int token) {
@@ -22,21 +28,15 @@ template <class S> struct Rows {
   i64 page_stride, head_offset;
   u32 row_stride; ///< a page stays below 4 GiB
 
-  PHASEC_DEVICE Rows(const Cta &cta, const u64 *table, int s, int head) {
-    pages = (const i32 *)cta.launch_table[S::page_table] + (i64)s * (i64)cta.launch_table[S::page_table_stride];
+  PHASEC_DEVICE Rows(const u64 *table, int s, int head) {
+    pages = arrays<S>()->pages + (i64)s * arrays<S>()->page_stride;
     page_stride = (i64)table[S::page_stride];
     row_stride = u32(table[S::row_stride]);
     head_offset = (i64)head * (i64)table[S::head_stride];
   }
-  /// Byte offset relative to the K or V base.
-  PHASEC_DEVICE i64 offset(int row) const {
-    return (i64)pages[row / S::page] * page_stride + (head_offset + u32(row % S::page) * row_stride);
-  }
+  PHASEC_DEVICE i32 page(int row) const { return pages[row / S::page]; }
+  /// Byte offset of a row in its page, relative to the K or V base.
+  PHASEC_DEVICE i64 offset(i32 page, int row) const { return (i64)page * page_stride + (head_offset + u32(row % S::page) * row_stride); }
 };
-
-/// Byte offset of row `row` of sequence `s` for KV head `head`, relative to the K or V base of a cache.
-template <class S> PHASEC_DEVICE i64 row_offset(const Cta &cta, const u64 *table, int s, int row, int head) {
-  return Rows<S>(cta, table, s, head).offset(row);
-}
 
 } // namespace sequences

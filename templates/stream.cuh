@@ -20,6 +20,9 @@ template <class L> struct Item {
   int pieces;
   u32 bytes, stride;
   bool once; ///< read once by the launch
+  /// KV: the pages of the last rows that were looked up. Every instance asks for the same.
+  i32 pages[L::pieces_max];
+  int pages_sequence, pages_row, pages_size;
 };
 
 /// A working warp's end of its ring.
@@ -61,11 +64,16 @@ template <class L> struct Ring {
 
 namespace stream {
 
-/// The ring's next item; false at the end of the stream. The rendered `Program::next` knows the steps.
-template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item<L> &item) {
-  while (c.instance < L::instances) {
-    const u64 *table = cta.launch_table + (i64)c.instance * L::table_entries;
-    if (cta.runs(c.call) && Program::next(cta, table, c, item)) return true;
+/// The feeder's copies of instances' tables: lanes are at most two instances apart, and the next one is there in time.
+enum : int { kTables = 4 };
+template <class L> PHASEC_DEVICE u64 *table(int instance) {
+  return (u64 *)(ptx::shared_base() + L::feeder_tables_offset) + instance % kTables * L::table_entries;
+}
+
+/// The ring's next item; false when there is none before instance `end`. The rendered `Program::next` knows the steps.
+template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item<L> &item, int end) {
+  while (c.instance < end) {
+    if (cta.runs(c.call) && Program::next(cta, table<L>(c.instance), c, item)) return true;
     c.unit = -1;
     c.call += Program::calls(c.step);
     if (++c.step == Program::steps_end(c.instance)) {
@@ -82,14 +90,24 @@ template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
   u64 *full = Ring<L>::barriers(cta, cta.warp);
   Cursor cursor{0, L::first_step, 0, -1, 0, 0, 0, 0, 0};
   Item<L> item{};
+  item.pages_row = -1;
   u32 issued = 0;
+  int tables = 0; // instances whose tables are there
   bool more = cta.warp < L::warps, ready = false;
   for (;;) {
-    if (more && !ready) more = ready = next<Program, L>(cta, cursor, item);
+    while (tables < L::instances && ptx::any(more && cursor.instance + 1 >= tables)) {
+      for (int i = cta.lane; i < L::table_entries; i += 32) table<L>(tables)[i] = cta.launch_table[(i64)tables * L::table_entries + i];
+      ptx::sync_warp();
+      tables++;
+    }
+    if (more && !ready) {
+      ready = next<Program, L>(cta, cursor, item, tables);
+      more = ready || cursor.instance < L::instances;
+    }
     if (!ptx::any(more)) return;
-    bool mine = more && issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;
+    bool mine = ready && issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;
     if (!ptx::any(mine)) {
-      ptx::feeder_pause();
+      if (!ptx::any(more && !ready)) ptx::feeder_pause();
       continue;
     }
     u8 *to = base + (issued % L::stages) * L::stage_bytes;

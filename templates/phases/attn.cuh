@@ -86,10 +86,16 @@ template <class H> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cur
   item.stride = u32(H::row_stride);
   item.once = false;
   if (c.fold == 0) {
-    sequences::Rows<typename H::S> rows(cta, table, c.sequence, c.head);
+    sequences::Rows<typename H::S> rows(table, c.sequence, c.head);
+    if (item.pages_row != c.row || item.pages_sequence != c.sequence || item.pages_size != H::S::page) {
 #pragma unroll
-    for (int i = 0; i < H::block_rows; i++)
-      item.from[i] = (const u8 *)table[H::S::cache_k] + rows.offset(i < item.pieces ? c.row + i : c.row);
+      for (int i = 0; i < H::block_rows; i++) item.pages[i] = rows.page(i < item.pieces ? c.row + i : c.row);
+      item.pages_row = c.row;
+      item.pages_sequence = c.sequence;
+      item.pages_size = H::S::page;
+    }
+#pragma unroll
+    for (int i = 0; i < H::block_rows; i++) item.from[i] = (const u8 *)table[H::S::cache_k] + rows.offset(item.pages[i], c.row + i);
   } else { // V rows lie as K's do
     i64 apart = (i64)(table[H::S::cache_v] - table[H::S::cache_k]);
 #pragma unroll

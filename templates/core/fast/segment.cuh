@@ -15,7 +15,7 @@ template <class G>
 PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums) {
   using Format = typename G::Format;
   constexpr int tiles = (G::tokens + 7) / 8; // of eight tokens
-  float acc[tiles][4] = {};
+  float acc[2][tiles][4] = {}; // two chains: half the latency
   int row = cta.lane >> 2, own = cta.lane & 3;
   const u16 *x[tiles];
 #pragma unroll
@@ -34,8 +34,8 @@ PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentR
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         u32 b0 = j < 2 ? low.word[2 * j] : high.word[2 * j - 4], b1 = j < 2 ? low.word[2 * j + 1] : high.word[2 * j - 3];
-        if constexpr (Format::f16_operand) ptx::mma_f16(acc[t], f.a[j], b0, b1);
-        else ptx::mma_bf16(acc[t], f.a[j], b0, b1);
+        if constexpr (Format::f16_operand) ptx::mma_f16(acc[j % 2][t], f.a[j], b0, b1);
+        else ptx::mma_bf16(acc[j % 2][t], f.a[j], b0, b1);
       }
     }
   }
@@ -47,7 +47,7 @@ PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentR
       float scale = 1.0f;
       if (token >= cta.tokens) continue;
       if constexpr (Format::f16_operand) scale = operand::scales<G>(cta)[token * G::segments + fold];
-      sums[token * weights::kTileRows + row + 8 * (i >> 1)] = acc[t][i] * scale;
+      sums[token * weights::kTileRows + row + 8 * (i >> 1)] = (acc[0][t][i] + acc[1][t][i]) * scale;
     }
 }
 

@@ -196,10 +196,7 @@ private:
     l.bytes = l.operand + need.work();
     for (Body &b : plan_.bodies)
       for (Step &s : b.steps)
-        if (s.op == ir::Op::attn) {
-          s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / s.attention.row_stride));
-          plan_.stream.pieces_max = std::max(plan_.stream.pieces_max, s.attention.block_rows);
-        }
+        if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / s.attention.row_stride));
   }
 
   Plan &plan_;

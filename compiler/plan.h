@@ -105,7 +105,6 @@ struct Stream {
   int warps = 0;             ///< rings per CTA, one per warp
   int stages = 0;            ///< stages per ring
   int64_t stage_bytes = 0;   ///< of one stage: the largest segment or KV block
-  int pieces_max = 1;        ///< copies that fill a stage: KV rows come one by one
   std::vector<int> steps;    ///< steps that stream, in fetch order
 };
 

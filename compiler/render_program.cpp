@@ -51,7 +51,7 @@ public:
   void nextCases(llvm::raw_ostream &out) {
     for (const Step &s : body_.steps) {
       if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": return gemv::next<" << name(s) << ">(cta, table, c, item);\n";
-      if (s.op == Op::attn) out << "    case " << first_step_ + s.id << ": return attn::next<" << name(s) << ">(cta, table, c, item);\n";
+      if (s.op == Op::attn) out << "    case " << first_step_ + s.id << ": attn::lend<" << name(s) << ">(cta, c); break;\n";
     }
   }
 
@@ -461,8 +461,7 @@ private:
     out << "struct Launch {\n  using L = Launch;\n";
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
-    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes
-        << ", pieces_max = " << plan_.stream.pieces_max << ";\n";
+    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
         << ", taken_offset = " << l.taken << ", step_offset = " << l.step
         << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", fold_offset = " << l.fold
@@ -519,7 +518,7 @@ private:
     out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
     for (BodyText &b : bodies_) b.openCases(out);
     out << "    default: break;\n    }\n  }\n";
-    out << "  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {\n    switch (c.step) {\n";
+    out << "  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {\n    switch (c.step) {\n";
     for (BodyText &b : bodies_) b.nextCases(out);
     out << "    }\n    return false;\n  }\n";
     for (size_t b = 0; b < bodies_.size(); b++) {

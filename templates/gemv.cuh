@@ -85,15 +85,13 @@ template <class G> PHASEC_DEVICE int slot_end(int slot) { return segment_row<G>(
 template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(ptx::shared_base() + G::operand_offset); }
 
 /// The next segment of warp cta.warp; false when it has no more in this step. A slot between two granule bounds may hold none.
-template <class G> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cursor &c, Item<typename G::L> &item) {
+template <class G> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
   Units u = units<G>(cta);
   if (c.unit < 0) first_item<G>(cta, u, c.unit, c.fold);
   if (c.unit >= u.end) return false;
   SegmentRow s = segment_row<G>(c.unit / G::tiles, c.fold);
-  item.from[0] = (const u8 *)table[G::weight] + ((i64)(c.unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
+  item.from = (const u8 *)table[G::weight] + ((i64)(c.unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
   item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
-  item.pieces = 1;
-  item.once = true;
   next_item<G>(c.unit, c.fold);
   return true;
 }

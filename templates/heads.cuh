@@ -117,7 +117,7 @@ template <class H, class Row> PHASEC_DEVICE void store_row(const Cta &cta, const
 /// The cache row of a token that this step appends.
 template <class H, class Row> PHASEC_DEVICE Row *cache_row(const Cta &cta, int sequence, int position, int kv_head, bool is_v) {
   sequences::Rows<typename H::S> rows(cta.table, sequence, kv_head);
-  return (Row *)((u8 *)cta.table[is_v ? H::S::cache_v : H::S::cache_k] + rows.offset(rows.page(position), position));
+  return (Row *)((u8 *)cta.table[is_v ? H::S::cache_v : H::S::cache_k] + rows.offset(position));
 }
 
 } // namespace heads

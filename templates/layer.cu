@@ -16,7 +16,7 @@
 //@ config
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, pieces_max = 1, stage_bytes = 4096;
+  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, stage_bytes = 4096;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, taken_offset = 32896, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, fold_offset = 33664, fold_buffers = 2, fold_bytes = 2048;
   static constexpr int fold_sync_offset = 37760, tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
@@ -59,7 +59,7 @@ struct Program {
   PHASEC_DEVICE static void open(const Cta &cta) {
     if (ptx::thread() == 0) gemv::open<Wo>(cta);
   }
-  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {
+  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
     return gemv::next<Wo>(cta, table, c, item);
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int) {

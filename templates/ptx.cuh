@@ -199,29 +199,22 @@ PHASEC_DEVICE void mbar_wait(u64 *bar, u32 parity) {
 PHASEC_DEVICE void stream_wait(u64 *bar, u32 parity) { mbar_wait(bar, parity); }
 
 // ---- the byte stream --------------------------------------------------------------------------------------------------
-// One warp fills the stages of many rings: each lane that says `mine` opens a stage of its own ring with the sum of its
-// bytes, copies pieces into it, and commits it. All lanes call. A stage's mbarrier is initialised with stream_arrivals()
-// and completes one phase when all bytes have landed. Source, destination and size are multiples of 16.
-PHASEC_DEVICE int stream_arrivals() {
-#if PHASEC_SM >= 90
-  return 1;
-#else
-  return 32;
-#endif
-}
+// One warp fills the stages of many rings: each lane that says `mine` opens a stage of its own ring with its bytes, copies
+// them into it, and commits it. All lanes call. A stage's mbarrier is initialised with one arrival and completes one phase
+// when all bytes have landed. Source, destination and size are multiples of 16.
 PHASEC_DEVICE void stream_expect(bool mine, u64 *bar, u32 bytes) {
 #if PHASEC_SM >= 90
   if (mine)
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
 #endif
 }
-/// Copies global to shared. once: the bytes are read once, L2 evicts them first.
-PHASEC_DEVICE void stream_copy(bool mine, void *to, const void *from, u32 bytes, u64 *bar, bool once) {
+/// Copies global to shared bytes that are read once: L2 evicts them first.
+PHASEC_DEVICE void stream_copy(bool mine, void *to, const void *from, u32 bytes, u64 *bar) {
 #if PHASEC_SM >= 90
   if (mine)
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
                      "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(bar)),
-                 "l"(once ? 0x12F0000000000000ull : 0x1000000000000000ull) : "memory");
+                 "l"(0x12F0000000000000ull) : "memory");
 #else // without bulk copies the warp copies for one lane after the other
   for (u32 lanes = __ballot_sync(0xffffffffu, mine); lanes; lanes &= lanes - 1u) {
     int l = __ffs(int(lanes)) - 1;
@@ -232,13 +225,29 @@ PHASEC_DEVICE void stream_copy(bool mine, void *to, const void *from, u32 bytes,
   }
 #endif
 }
+/// The stage's mbarrier waits for this warp's copies so far, and takes the stage's arrival.
+PHASEC_DEVICE void copies_arrive(u32 bar) {
+  asm volatile("cp.async.mbarrier.arrive.shared.b64 [%0];" ::"r"(bar) : "memory");
+  __syncwarp();
+  if (lane() == 0) asm volatile("{\n .reg .b64 t;\n mbarrier.arrive.shared.b64 t, [%0];\n}" ::"r"(bar) : "memory");
+}
 PHASEC_DEVICE void stream_commit(bool mine, u64 *bar) {
 #if PHASEC_SM < 90
-  for (u32 lanes = __ballot_sync(0xffffffffu, mine); lanes; lanes &= lanes - 1u) {
-    u32 target = __shfl_sync(0xffffffffu, shared_address(bar), __ffs(int(lanes)) - 1);
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(target) : "memory");
-  }
+  for (u32 lanes = __ballot_sync(0xffffffffu, mine); lanes; lanes &= lanes - 1u)
+    copies_arrive(__shfl_sync(0xffffffffu, shared_address(bar), __ffs(int(lanes)) - 1));
 #endif
+}
+/// Fills a stage with `rows` rows of `bytes`, `stride` bytes apart in the stage; lane r has the address of row r. One warp.
+PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride, u64 *bar) {
+  int words = bytes / 16;
+  for (int i = lane(); i - lane() < rows * words; i += 32) {
+    int row = i / words, word = i % words;
+    const u8 *source = (const u8 *)__shfl_sync(0xffffffffu, u64(from), row & 31);
+    if (row < rows)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + u32(row * stride + word * 16)),
+                   "l"(source + word * 16) : "memory");
+  }
+  copies_arrive(shared_address(bar));
 }
 /// A ring's count of consumed stages: its reader publishes, the feeder polls. No fence is needed: what was read of a stage
 /// has been computed with when the warp meets, before its first lane publishes.

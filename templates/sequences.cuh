@@ -34,9 +34,10 @@ template <class S> struct Rows {
     row_stride = u32(table[S::row_stride]);
     head_offset = (i64)head * (i64)table[S::head_stride];
   }
-  PHASEC_DEVICE i32 page(int row) const { return pages[row / S::page]; }
-  /// Byte offset of a row in its page, relative to the K or V base.
-  PHASEC_DEVICE i64 offset(i32 page, int row) const { return (i64)page * page_stride + (head_offset + u32(row % S::page) * row_stride); }
+  /// Byte offset relative to the K or V base.
+  PHASEC_DEVICE i64 offset(int row) const {
+    return (i64)pages[row / S::page] * page_stride + (head_offset + u32(row % S::page) * row_stride);
+  }
 };
 
 } // namespace sequences

@@ -1,7 +1,8 @@
 // stream.cuh: the byte stream. Each working warp owns a ring of stages in shared memory; the CTA's last warp, the feeder, fills
-// them, lane r the ring of warp r, in the plan's order: every weight segment and KV block that the warp will compute with,
-// across phases and instances, gated by nothing but free stages. What it fetches never depends on activations, so loads stay
-// in flight while the CTA waits for an event.
+// them, lane r the ring of warp r, in the plan's order: every weight segment that the warp will compute with, across phases
+// and instances, gated by nothing but free stages. What it fetches never depends on activations, so loads stay in flight
+// while the CTA waits for an event. KV rows come one by one and belong to few warps at a time: attention borrows the stages
+// and fills them itself, in the same order.
 #pragma once
 #include "cta.cuh"
 
@@ -9,20 +10,14 @@
 struct Cursor {
   int instance, step, call; ///< step counts over all bodies, call over the steps of all instances
   int unit;                 ///< of the step; -1 before its first item
-  int fold;                 ///< GEMV: the unit's next segment; attention: 0 fetches K, 1 fetches V
-  int row, row_end;         ///< attention: next row of this warp, and behind its last in the unit
-  int sequence, head;       ///< attention: of the unit
+  int fold;                 ///< the unit's next segment
+  u32 issued;               ///< stages filled, or left to attention, since the start of the launch
 };
 
-/// What fills a stage: some pieces of equal size, `stride` bytes apart in the stage.
-template <class L> struct Item {
-  const u8 *from[L::pieces_max];
-  int pieces;
-  u32 bytes, stride;
-  bool once; ///< read once by the launch
-  /// KV: the pages of the last rows that were looked up. Every instance asks for the same.
-  i32 pages[L::pieces_max];
-  int pages_sequence, pages_row, pages_size;
+/// What fills a stage.
+struct Item {
+  const u8 *from;
+  u32 bytes;
 };
 
 /// A working warp's end of its ring.
@@ -44,7 +39,7 @@ template <class L> struct Ring {
     taken = 0;
     if (cta.lane == 0) {
       *published(cta, cta.warp) = 0;
-      for (int i = 0; i < L::stages; i++) ptx::mbar_init(full + i, ptx::stream_arrivals());
+      for (int i = 0; i < L::stages; i++) ptx::mbar_init(full + i, 1);
     }
     ptx::mbar_init_fence();
   }
@@ -54,10 +49,13 @@ template <class L> struct Ring {
     ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);
     return base + (n % L::stages) * L::stage_bytes;
   }
-  /// The warp has read the oldest stages; they may be filled again.
-  PHASEC_DEVICE void release(const Cta &cta, u32 n = 1) {
+  /// The stage of item n of the warp's stream, for attention to fill.
+  PHASEC_DEVICE u8 *stage(u32 n) const { return (u8 *)base + (n % L::stages) * L::stage_bytes; }
+  PHASEC_DEVICE u64 *barrier(u32 n) const { return full + n % L::stages; }
+  /// The warp has read the oldest stage; it may be filled again.
+  PHASEC_DEVICE void release(const Cta &cta) {
     ptx::sync_warp();
-    taken += n;
+    taken++;
     if (cta.lane == 0) ptx::publish(published(cta, cta.warp), taken);
   }
 };
@@ -71,7 +69,7 @@ template <class L> PHASEC_DEVICE u64 *table(int instance) {
 }
 
 /// The ring's next item; false when there is none before instance `end`. The rendered `Program::next` knows the steps.
-template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item<L> &item, int end) {
+template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item &item, int end) {
   while (c.instance < end) {
     if (cta.runs(c.call) && Program::next(cta, table<L>(c.instance), c, item)) return true;
     c.unit = -1;
@@ -88,10 +86,8 @@ template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
   cta.warp = cta.lane; // the ring that this lane fills
   u8 *base = Ring<L>::stages(cta, cta.warp);
   u64 *full = Ring<L>::barriers(cta, cta.warp);
-  Cursor cursor{0, L::first_step, 0, -1, 0, 0, 0, 0, 0};
-  Item<L> item{};
-  item.pages_row = -1;
-  u32 issued = 0;
+  Cursor cursor{0, L::first_step, 0, -1, 0, 0};
+  Item item{};
   int tables = 0; // instances whose tables are there
   bool more = cta.warp < L::warps, ready = false;
   for (;;) {
@@ -105,23 +101,17 @@ template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
       more = ready || cursor.instance < L::instances;
     }
     if (!ptx::any(more)) return;
-    bool mine = ready && issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;
+    bool mine = ready && cursor.issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;
     if (!ptx::any(mine)) {
       if (!ptx::any(more && !ready)) ptx::feeder_pause();
       continue;
     }
-    u8 *to = base + (issued % L::stages) * L::stage_bytes;
-    u64 *bar = full + issued % L::stages;
-    ptx::stream_expect(mine, bar, u32(item.pieces) * item.bytes);
-#pragma unroll
-    for (int p = 0; p < L::pieces_max; p++) {
-      bool piece = mine && p < item.pieces;
-      if (p > 0 && !ptx::any(piece)) break;
-      ptx::stream_copy(piece && item.bytes > 0, to + p * item.stride, item.from[p], item.bytes, bar, item.once);
-    }
+    u64 *bar = full + cursor.issued % L::stages;
+    ptx::stream_expect(mine, bar, item.bytes);
+    ptx::stream_copy(mine && item.bytes > 0, base + (cursor.issued % L::stages) * L::stage_bytes, item.from, item.bytes, bar);
     ptx::stream_commit(mine, bar);
     if (!mine) continue;
-    issued++;
+    cursor.issued++;
     ready = false;
   }
 }

@@ -163,18 +163,29 @@ inline void stream_wait(u64 *bar, u32 parity) { phasec_sim_api.mbar_wait(phasec_
 
 /// The sim has the bulk copies of sm_90 for every target: the lane issues, the bytes complete the phase. The warp meets in
 /// each call, since it must on targets without them.
-inline int stream_arrivals() { return 1; }
 inline void stream_expect(bool mine, u64 *bar, u32 bytes) {
   sync_warp();
   if (mine) phasec_sim_api.stream_expect(phasec_sim_api.engine, bar, bytes);
 }
-inline void stream_copy(bool mine, void *to, const void *from, u32 bytes, u64 *bar, bool) {
+inline void stream_copy(bool mine, void *to, const void *from, u32 bytes, u64 *bar) {
   sync_warp();
   if (mine) phasec_sim_api.stream_copy(phasec_sim_api.engine, to, from, bytes, bar);
 }
 inline void stream_commit(bool mine, u64 *bar) {
   sync_warp();
   if (mine) phasec_sim_api.stream_commit(phasec_sim_api.engine, bar);
+}
+/// Lane 0 copies, row by row, from the addresses that the lanes bring.
+inline void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride, u64 *bar) {
+  struct Lane {
+    const u8 *from, *all[32];
+  } mine{from, {}};
+  phasec_sim_api.together(phasec_sim_api.engine, "gather_rows", [](void *const *lanes) {
+    for (int l = 0; l < 32; l++) static_cast<Lane *>(lanes[0])->all[l] = static_cast<Lane *>(lanes[l])->from;
+  }, &mine);
+  stream_expect(lane() == 0, bar, u32(rows * bytes));
+  for (int r = 0; r < rows; r++) stream_copy(lane() == 0, to + r * stride, mine.all[r], u32(bytes), bar);
+  stream_commit(lane() == 0, bar);
 }
 inline void publish(u32 *count, u32 v) { *static_cast<volatile u32 *>(count) = v; }
 inline u32 poll(const u32 *count) { return *static_cast<const volatile u32 *>(count); }

@@ -66,45 +66,40 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   return u;
 }
 
-/// The next block of K or V rows of warp cta.warp, a piece a row; false when it has no more in this step.
-template <class H> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cursor &c, Item<typename H::L> &item) {
-  if (c.unit < 0) {
-    c.unit = cta.cta - cta.ctas;
-    c.row = c.row_end = c.fold = 0;
+template <class H> PHASEC_DEVICE int cached_blocks(const Unit &u) { return (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows; }
+
+/// Leaves the stages that warp cta.warp fills here to it.
+template <class H> PHASEC_DEVICE void lend(const Cta &cta, Cursor &c) {
+  for (int index = cta.cta;; index += cta.ctas) {
+    Unit u = unit<H>(cta, index);
+    if (!u.found) return;
+    c.issued += u32(2 * cached_blocks<H>(u));
   }
-  while (c.row >= c.row_end) {
-    c.unit += cta.ctas;
-    Unit u = unit<H>(cta, c.unit);
-    if (!u.found) return false;
-    c.row = u.row_begin;
-    c.row_end = u.row_end;
-    c.sequence = u.sequence;
-    c.head = u.head;
-  }
-  item.pieces = c.row_end - c.row < H::block_rows ? c.row_end - c.row : H::block_rows;
-  item.bytes = u32(H::row_bytes);
-  item.stride = u32(H::row_stride);
-  item.once = false;
-  if (c.fold == 0) {
-    sequences::Rows<typename H::S> rows(table, c.sequence, c.head);
-    if (item.pages_row != c.row || item.pages_sequence != c.sequence || item.pages_size != H::S::page) {
-#pragma unroll
-      for (int i = 0; i < H::block_rows; i++) item.pages[i] = rows.page(i < item.pieces ? c.row + i : c.row);
-      item.pages_row = c.row;
-      item.pages_sequence = c.sequence;
-      item.pages_size = H::S::page;
-    }
-#pragma unroll
-    for (int i = 0; i < H::block_rows; i++) item.from[i] = (const u8 *)table[H::S::cache_k] + rows.offset(item.pages[i], c.row + i);
-  } else { // V rows lie as K's do
-    i64 apart = (i64)(table[H::S::cache_v] - table[H::S::cache_k]);
-#pragma unroll
-    for (int i = 0; i < H::block_rows; i++) item.from[i] += apart;
-  }
-  if (c.fold) c.row += item.pieces;
-  c.fold ^= 1;
-  return true;
 }
+
+/// A warp's cached rows of a unit on their way through its ring: block b is K in item 2b and V in item 2b + 1.
+template <class H> struct CachedRows {
+  u32 first; ///< the ring's count before the unit
+  int filled, items;
+
+  PHASEC_DEVICE void open(const Ring<typename H::L> &ring, const Unit &u) {
+    first = ring.taken;
+    filled = 0;
+    items = 2 * cached_blocks<H>(u);
+  }
+  /// Fills every stage that is free. One warp, a lane a row's address.
+  PHASEC_DEVICE void fill(const Cta &cta, const Ring<typename H::L> &ring, const Unit &u) {
+    while (filled < items && first + u32(filled) - ring.taken < H::L::stages) {
+      int row = u.row_begin + filled / 2 * H::block_rows + cta.lane, last = u.row_end - 1;
+      int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
+      sequences::Rows<typename H::S> at(cta.table, u.sequence, u.head);
+      const u8 *from = (const u8 *)cta.table[filled % 2 ? H::S::cache_v : H::S::cache_k] + at.offset(row < last ? row : last);
+      u32 n = first + u32(filled);
+      ptx::gather_rows(ring.stage(n), from, rows, H::row_bytes, H::row_stride, ring.barrier(n));
+      filled++;
+    }
+  }
+};
 
 /// Softmax over some rows, of one pair and one dim: maximum, sum and weighted value (Milakov and Gimelshein, 2018).
 struct Part {
@@ -238,13 +233,16 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
   for (int index = cta.cta;; index += cta.ctas) {
     Unit u = unit<H>(cta, index);
     if (!u.found) return;
+    CachedRows<H> cache;
+    cache.open(ring, u);
+    cache.fill(cta, ring, u); // rows older than this step wait for nothing
     H::await(cta, u.head);
     ptx::sync_workers(); // nobody reads the previous unit's states any more
     Core core;
     core.stage(cta, u);
     if (ptx::thread() == 0) shared_unit<H>(cta) = u;
     u8 *fresh = (u8 *)States<H>::of(cta, 0);
-    int cached = (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows, blocks = cached;
+    int cached = cached_blocks<H>(u), blocks = cached;
     if (H::fresh_rows && u.chunk == u.chunks - 1) {
       stage_fresh<H>(cta, u, fresh);
       if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
@@ -266,7 +264,10 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
         end = u.context + u.tokens;
       }
       core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
-      if (block < cached) ring.release(cta, 2);
+      if (block >= cached) continue;
+      ring.release(cta);
+      ring.release(cta);
+      cache.fill(cta, ring, u);
     }
     ptx::sync_workers();
     constexpr int half = States<H>::kCount;

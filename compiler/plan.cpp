@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
 constexpr int64_t kStageGranules[] = {16, 8, 6, 4};
-constexpr int64_t kStepBytes = 256; // templates: sequences::StepArrays
+constexpr int64_t kStepBytes = 256, kUnitBytes = 56; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 
@@ -31,6 +31,7 @@ int64_t stateBytes(const Attention &a, int warps, int tokens) {
 struct Geometry {
   int warps, stages;
   int64_t stage_bytes;
+  int fold_buffers_min; ///< units whose sums are under way at once
 };
 
 /// What the steps need of shared memory besides the ring, for given slot counts.
@@ -47,21 +48,26 @@ public:
   Status run() {
     const Schedule &s = plan_.schedule;
     std::vector<int> warps = {15, 11, 7, 3, 1}; // with the feeder a multiple of four: the SM's schedulers
+    if (!compute()) warps = {7, 11, 15, 3, 1};  // few warps with long stages keep up with bytes that need no unpacking
     if (int64_t w = s.integer("warps")) warps = {int(w)};
-    int stages = 2;
+    std::vector<int> stages = {2};
+    if (!compute()) stages = {3, 2};
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a warp needs at least two stages (K and V rows are consumed together)");
-      stages = int(r);
+      stages = {int(r)};
     }
     // A long ring hides more of a wait, but a GEMV whose operand does not fit beside it is cut into slots, which costs a
     // round through memory: the longest ring with the fewest slots.
     for (int w : warps) {
-      std::optional<std::pair<int64_t, int64_t>> best; // slots, stage bytes
-      for (int64_t granules : kStageGranules) {
-        int64_t bytes = std::max(granules * kStageUnit, leastStage());
-        if (fits({w, stages, bytes}) && (!best || stagedSlots() < best->first)) best = {stagedSlots(), bytes};
-      }
-      if (best && fits({w, stages, best->second})) return {};
+      std::optional<std::pair<int64_t, Geometry>> best; // slots
+      for (int64_t granules : kStageGranules)
+        for (int r : stages) {
+          for (int buffers : {4, 2}) {
+            Geometry g{w, r, std::max(granules * kStageUnit, leastStage()), buffers};
+            if (fits(g) && (!best || stagedSlots() < best->first)) best = {stagedSlots(), g};
+          }
+        }
+      if (best && fits(best->second)) return {};
     }
     return Status::input("this schedule needs more shared memory than " + std::string(plan_.target->name) + " has (" +
                          std::to_string(plan_.target->shared_bytes_max) + " bytes per CTA); set a larger wo_split, fewer warps, " +
@@ -69,6 +75,14 @@ public:
   }
 
 private:
+  /// Whether unpacking the weights, not fetching them, is what keeps the warps busy.
+  bool compute() const {
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps)
+        if (s.gemv.rows && s.gemv.format == ir::Format::nvfp4) return true;
+    return false;
+  }
+
   /// Slots of the GEMVs that every CTA stages whole operands for.
   int64_t stagedSlots() const {
     int64_t slots = 0;
@@ -106,14 +120,14 @@ private:
   }
 
   /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other.
-  bool chooseSlots(Body &body, Step &step, const Geometry &geometry, int64_t available, int fold_buffers) {
+  bool chooseSlots(Body &body, Step &step, const Geometry &geometry, int64_t available) {
     Gemv &g = step.gemv;
     int64_t ctas = plan_.ctas_pinned ? plan_.ctas_pinned : plan_.target->sm_counts.front();
     int fitting = 0;
     int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
     for (int slots = 1; slots <= limit; slots++) {
       cut(body, step, geometry, slots);
-      if (operandBytes(g) + fold_buffers * (foldBytes(g) + 16) > available) continue;
+      if (operandBytes(g) + geometry.fold_buffers_min * (foldBytes(g) + 16) > available) continue;
       if (!fitting) fitting = slots;
       double units = double(g.tiles) * g.slots, most = double(ceilDiv(g.tiles * g.slots, ctas));
       if (step.op != ir::Op::fc2 || slots >= 8 || units < double(ctas) || most * double(ctas) / units <= kImbalanceMax) break;
@@ -123,30 +137,31 @@ private:
     return true;
   }
 
+  /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t ring = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
-    int64_t barriers = align(int64_t(geometry.warps) * geometry.stages * 8, 128) + unitsBytes() + takenBytes(geometry) + tileBytes(geometry) + kStepBytes + 5 * tableBytes();
-    for (int fold_buffers : {16, 8, 4, 2}) {
-      Need need;
-      int64_t available = plan_.target->shared_bytes_max - ring - barriers - 384;
-      bool ok = available > 0;
-      for (Body &body : plan_.bodies)
-        for (Step &step : body.steps) {
-          if (step.gemv.rows && ok) {
-            ok = chooseSlots(body, step, geometry, available, fold_buffers);
-            need.operand = std::max(need.operand, operandBytes(step.gemv));
-            need.fold = std::max(need.fold, foldBytes(step.gemv));
-          }
-          if (step.op != ir::Op::attn) continue;
-          need.queries = std::max(need.queries, queryBytes(step.attention, module_.layers[body.layer].dim("head_dim")));
-          need.states = std::max(need.states, stateBytes(step.attention, geometry.warps, plan_.tokens_max));
+    int64_t rings = int64_t(geometry.warps) * geometry.stages;
+    int64_t fixed = rings * geometry.stage_bytes + align(rings * 8, 128) + unitsBytes() + takenBytes(geometry) + tileBytes(geometry) +
+                    kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + 384;
+    int64_t available = plan_.target->shared_bytes_max - fixed;
+    if (available <= 0) return false;
+    Need need;
+    for (Body &body : plan_.bodies)
+      for (Step &step : body.steps) {
+        if (step.gemv.rows) {
+          if (!chooseSlots(body, step, geometry, available)) return false;
+          need.operand = std::max(need.operand, operandBytes(step.gemv));
+          need.fold = std::max(need.fold, foldBytes(step.gemv));
         }
-      need.scratch = scratchBytes();
-      if (ok && need.bytes(fold_buffers) <= available) {
+        if (step.op != ir::Op::attn) continue;
+        need.queries = std::max(need.queries, queryBytes(step.attention, module_.layers[body.layer].dim("head_dim")));
+        need.states = std::max(need.states, stateBytes(step.attention, geometry.warps, plan_.tokens_max));
+      }
+    need.scratch = scratchBytes();
+    for (int fold_buffers : {16, 8, 4, geometry.fold_buffers_min})
+      if (need.bytes(fold_buffers) <= available) {
         accept(geometry, need, fold_buffers);
         return true;
       }
-    }
     return false;
   }
 
@@ -185,7 +200,8 @@ private:
     l.step = l.taken + takenBytes(geometry);
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();
-    l.fold = align(l.feeder_tables + 4 * tableBytes(), 128);
+    l.attention_units = l.feeder_tables + 4 * tableBytes();
+    l.fold = align(l.attention_units + geometry.warps * kUnitBytes, 128);
     l.fold_bytes = need.fold;
     l.fold_buffers = fold_buffers;
     l.fold_sync = l.fold + need.fold * fold_buffers;

@@ -238,6 +238,7 @@ struct Instance {
 struct SharedLayout {
   int64_t ring = 0, barriers = 0, units = 0, taken = 0, step = 0, table = 0, feeder_tables = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
   int64_t tile = 0;   ///< a warp's row tile while it adds slots
+  int64_t attention_units = 0; ///< a warp's unit of attention
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
   int64_t fold_bytes = 0; ///< of one fold buffer
   int fold_buffers = 0;

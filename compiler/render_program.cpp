@@ -334,6 +334,7 @@ private:
     sequencesStruct(out, s, s.operands[1], kv);
     out << "struct " << name(s) << " : Launch {\n  using S = " << name(s) << "Kv;\n  using Row = " << cType(ir::name(kv.cache.dtype)) << ";\n";
     out << "  static constexpr int queries_offset = " << plan_.shared.operand << ", states_offset = " << plan_.shared.states
+        << ", units_shared_offset = " << plan_.shared.attention_units
         << ", state_floats = " << a.state_floats << ";\n";
     out << "  static constexpr int row_bytes = " << a.row_bytes << ", row_stride = " << a.row_stride << ";\n";
     out << "  static constexpr int heads = " << layer_.dim("heads") << ", kv_heads = " << layer_.dim("kv_heads")

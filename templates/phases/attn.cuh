@@ -19,8 +19,8 @@ struct Unit {
   bool found;
 };
 
-/// The CTA's unit in shared memory: what is needed behind the rows need not be kept in registers over them.
-template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return *(Unit *)(ptx::shared_base() + H::L::scratch_offset + 16); }
+/// The warp's unit in shared memory: what it needs now and then is not kept in registers beside its rows' sums.
+template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return ((Unit *)(ptx::shared_base() + H::units_shared_offset))[cta.warp]; }
 
 } // namespace attn
 
@@ -88,7 +88,8 @@ template <class H> struct CachedRows {
     items = 2 * cached_blocks<H>(u);
   }
   /// Fills every stage that is free. One warp, a lane a row's address.
-  PHASEC_DEVICE void fill(const Cta &cta, const Ring<typename H::L> &ring, const Unit &u) {
+  PHASEC_DEVICE void fill(const Cta &cta, const Ring<typename H::L> &ring) {
+    const Unit &u = shared_unit<H>(cta);
     while (filled < items && first + u32(filled) - ring.taken < H::L::stages) {
       int row = u.row_begin + filled / 2 * H::block_rows + cta.lane, last = u.row_end - 1;
       int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
@@ -233,16 +234,17 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
   for (int index = cta.cta;; index += cta.ctas) {
     Unit u = unit<H>(cta, index);
     if (!u.found) return;
+    if (cta.lane == 0) shared_unit<H>(cta) = u;
+    ptx::sync_warp();
     CachedRows<H> cache;
     cache.open(ring, u);
-    cache.fill(cta, ring, u); // rows older than this step wait for nothing
+    cache.fill(cta, ring); // rows older than this step wait for nothing
     H::await(cta, u.head);
     ptx::sync_workers(); // nobody reads the previous unit's states any more
     Core core;
     core.stage(cta, u);
-    if (ptx::thread() == 0) shared_unit<H>(cta) = u;
     u8 *fresh = (u8 *)States<H>::of(cta, 0);
-    int cached = cached_blocks<H>(u), blocks = cached;
+    int cached = cache.items / 2, blocks = cached;
     if (H::fresh_rows && u.chunk == u.chunks - 1) {
       stage_fresh<H>(cta, u, fresh);
       if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
@@ -251,7 +253,8 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     core.open(cta, u);
 #pragma unroll 1
     for (int block = 0; block < blocks; block++) {
-      int row = u.row_begin + block * H::block_rows, end = u.row_end;
+      const Unit &now = shared_unit<H>(cta);
+      int row = now.row_begin + block * H::block_rows, end = now.row_end;
       const u8 *k = nullptr, *v = nullptr;
       if (block < cached) {
         k = ring.wait(0);
@@ -259,15 +262,15 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       } else {
         int skip = (block - cached) * H::block_rows;
         k = fresh + skip * H::row_stride;
-        v = k + u.tokens * H::row_stride;
-        row = u.context + skip;
-        end = u.context + u.tokens;
+        v = k + now.tokens * H::row_stride;
+        row = now.context + skip;
+        end = now.context + now.tokens;
       }
       core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
       if (block >= cached) continue;
       ring.release(cta);
       ring.release(cta);
-      cache.fill(cta, ring, u);
+      cache.fill(cta, ring);
     }
     ptx::sync_workers();
     constexpr int half = States<H>::kCount;

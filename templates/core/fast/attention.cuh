@@ -141,15 +141,16 @@ template <class H> struct Attention {
   struct Group {
     float max[2], sum[2], value[4];
 
-    /// Appends n states, all loaded before the first is used.
-    template <int N> PHASEC_DEVICE void append(const float *states, int i) {
+    /// Appends n <= N states, all loaded before the first is used.
+    template <int N> PHASEC_DEVICE void append(const float *states, int i, int n = N) {
       float m[N][2], l[N][2];
       Words4 v[N];
 #pragma unroll
       for (int s = 0; s < N; s++) {
-        const float *state = states + s * H::state_floats;
+        const float *state = states + (s < n ? s : 0) * H::state_floats; // one that is not there has the first one's place
         Words4 head = ((const Words4 *)state)[i % 4];
         v[s] = ((const Words4 *)(state + attn::States<H>::kHead))[i];
+        if (s >= n) head.word[0] = head.word[2] = ptx::bits(-math::infinity());
         m[s][0] = ptx::from_bits(head.word[0]), l[s][0] = ptx::from_bits(head.word[1]);
         m[s][1] = ptx::from_bits(head.word[2]), l[s][1] = ptx::from_bits(head.word[3]);
       }
@@ -190,11 +191,8 @@ template <class H> struct Attention {
   PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i) {
     Group group;
     group.clear();
-    int c = 0;
 #pragma unroll 1
-    for (; c + 4 <= count; c += 4) group.template append<4>(chunks + c * H::state_floats, i);
-#pragma unroll 1
-    for (; c < count; c++) group.template append<1>(chunks + c * H::state_floats, i);
+    for (int c = 0; c < count; c += 8) group.template append<8>(chunks + c * H::state_floats, i, count - c);
     return group;
   }
   PHASEC_DEVICE static void store(const Group &group, float *to, int i) {

@@ -156,7 +156,7 @@ template <class G> PHASEC_DEVICE void stage_segment(const Cta &cta, int slot, in
 template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first) {
   if constexpr (G::Transform::norm && G::slots > 1)
     if (first) Norm::square_all<G>(cta);
-#pragma unroll 2
+#pragma unroll 4
   for (int job = cta.warp; job < cta.tokens * G::segments; job += G::warps)
     stage_segment<G>(cta, slot, job / G::segments, job % G::segments);
 }

@@ -47,11 +47,11 @@ public:
 
   Status run() {
     const Schedule &s = plan_.schedule;
-    std::vector<int> warps = {15, 11, 7, 3, 1}; // with the feeder a multiple of four: the SM's schedulers
-    if (!compute()) warps = {7, 11, 15, 3, 1};  // few warps with long stages keep up with bytes that need no unpacking
+    // With the feeder a multiple of four: the SM's schedulers. Fewer warps have more registers and longer stages.
+    std::vector<int> warps = {11, 15, 7, 3, 1};
+    if (!unpacks()) warps = {7, 11, 15, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
-    std::vector<int> stages = {2};
-    if (!compute()) stages = {3, 2};
+    std::vector<int> stages = {3, 2};
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a warp needs at least two stages (K and V rows are consumed together)");
       stages = {int(r)};
@@ -75,11 +75,11 @@ public:
   }
 
 private:
-  /// Whether unpacking the weights, not fetching them, is what keeps the warps busy.
-  bool compute() const {
+  /// Whether weights are unpacked before they are multiplied: more warps are needed to keep up with the bytes.
+  bool unpacks() const {
     for (const Body &b : plan_.bodies)
       for (const Step &s : b.steps)
-        if (s.gemv.rows && s.gemv.format == ir::Format::nvfp4) return true;
+        if (s.gemv.rows && s.gemv.format != ir::Format::bf16) return true;
     return false;
   }
 

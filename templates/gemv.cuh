@@ -131,30 +131,42 @@ template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, 
   }
 }
 
-/// Sum of a row's slots in slot order, once this round's are there: all are asked for before the first is waited for.
-template <class G> PHASEC_DEVICE float fold_tagged(const Cta &cta, int token, int column) {
-  constexpr int batch = G::slots < 8 ? G::slots : 8;
-  const u64 *p = (const u64 *)G::Slots::at(cta) + (i64)token * G::rows + column;
-  float sum = 0.0f;
+/// Sums of up to `N` of a lane's elements of a tile (i, i + 32, ...), each the slots in slot order, once this round's are
+/// there: all are asked for before the first is waited for. `sums` takes them.
+template <class G, int N> PHASEC_DEVICE void fold_tagged(const Cta &cta, int tile, int i, float *sums) {
+  constexpr int batch = G::slots < 4 ? G::slots : 4;
+  const u64 *slots = (const u64 *)G::Slots::at(cta);
+  float sum[N];
 #pragma unroll 1
   for (int first = 0; first < G::slots; first += batch) {
-    u64 v[batch];
-    for (;;) {
-      bool there = true;
+    u64 v[N][batch];
+    bool there = false;
+    while (!there) {
+      there = true;
 #pragma unroll
-      for (int s = 0; s < batch; s++)
-        if (first + s < G::slots) v[s] = ptx::load_tagged(p + (i64)(first + s) * G::tokens * G::rows);
+      for (int e = 0; e < N; e++)
 #pragma unroll
-      for (int s = 0; s < batch; s++)
-        if (first + s < G::slots) there = there && u32(v[s] >> 32) == cta.round + 1u;
-      if (there) break;
-      ptx::spin_pause();
+        for (int s = 0; s < batch; s++) {
+          int at = i + 32 * e, row = tile * kTileRows + at % kTileRows;
+          if (at < cta.tokens * kTileRows && row < G::rows && first + s < G::slots)
+            v[e][s] = ptx::load_tagged(slots + ((i64)(first + s) * G::tokens + at / kTileRows) * G::rows + row);
+          else v[e][s] = u64(cta.round + 1u) << 32;
+        }
+#pragma unroll
+      for (int e = 0; e < N; e++)
+#pragma unroll
+        for (int s = 0; s < batch; s++) there = there && u32(v[e][s] >> 32) == cta.round + 1u;
+      if (!there) ptx::spin_pause();
     }
 #pragma unroll
-    for (int s = 0; s < batch; s++)
-      if (first + s < G::slots) sum = first + s == 0 ? ptx::from_bits(u32(v[s])) : sum + ptx::from_bits(u32(v[s]));
+    for (int e = 0; e < N; e++)
+#pragma unroll
+      for (int s = 0; s < batch; s++)
+        if (first + s < G::slots) sum[e] = first + s == 0 ? ptx::from_bits(u32(v[e][s])) : sum[e] + ptx::from_bits(u32(v[e][s]));
   }
-  return sum;
+#pragma unroll
+  for (int e = 0; e < N; e++)
+    if (i + 32 * e < cta.tokens * kTileRows) sums[i + 32 * e] = sum[e];
 }
 
 /// Adds the slots of this warp's share of the row tiles and finishes their rows. A step whose slots are tagged ends with it.
@@ -165,10 +177,9 @@ template <class G, class Finish> PHASEC_DEVICE void finish_tiles(const Cta &cta)
   float *sums = (float *)(ptx::shared_base() + G::tile_offset) + cta.warp * G::tokens * kTileRows;
 #pragma unroll 1
   for (int tile = cta.warp * cta.ctas + cta.cta; tile < G::tiles; tile += G::warps * cta.ctas) {
-    for (int i = cta.lane; i < cta.tokens * kTileRows; i += 32) {
-      int row = tile * kTileRows + i % kTileRows;
-      if (row < G::rows) sums[i] = fold_tagged<G>(cta, i / kTileRows, row);
-    }
+    constexpr int together = G::tokens <= 2 ? 1 : 4;
+#pragma unroll 1
+    for (int i = cta.lane; i - cta.lane < cta.tokens * kTileRows; i += 32 * together) fold_tagged<G, together>(cta, tile, i, sums);
     ptx::sync_warp();
     Finish::template rows<G>(cta, tile, sums);
     ptx::sync_warp();

@@ -1,6 +1,6 @@
 // operand.cuh (fast): what a GEMV multiplies its weights with, staged into shared memory slot by slot as 16-bit floats
 // [tokens][stride], by every CTA for itself: a norm never costs an event. bf16 weights meet bf16. The others meet f16, and
-// so that f16 covers bf16's range each (token, segment) has a power of two of its own, which brings its largest magnitude
+// so that f16 covers bf16's range each token has a power of two per run of segments, which brings its largest magnitude
 // to [2^14, 2^15). The RMS factor commutes with the sum: it is applied to finished rows, not to the operand.
 #pragma once
 #include "../../gemv.cuh"
@@ -48,6 +48,8 @@ PHASEC_DEVICE float sum_of_squares(const float (&v)[8], float sum) {
   return sum;
 }
 
+template <class G> static constexpr int runs();
+
 /// What all transforms share: nothing before the staging, no factor behind it.
 struct Plain {
   static constexpr bool norm = false;
@@ -58,8 +60,8 @@ struct Plain {
 /// y = x * gamma; finished sums take 1 / sqrt(mean(x^2) + eps) (Zhang and Sennrich, 2019).
 struct Norm {
   static constexpr bool norm = true;
-  /// Sums of squares per token: one per segment of the only slot, else one per 512 columns.
-  template <class G> static constexpr int parts() { return G::slots == 1 ? G::segments : (G::cols + 511) / 512; }
+  /// Sums of squares per token: one per run of the only slot, else one per 512 columns.
+  template <class G> static constexpr int parts() { return G::slots == 1 ? runs<G>() : (G::cols + 511) / 512; }
 
   template <class G> PHASEC_DEVICE static void apply(const Cta &cta, int k, float (&v)[8]) {
     using N = typename G::Transform;
@@ -110,12 +112,20 @@ struct QuantNvfp4 : Plain {
   }
 };
 
-/// Stages one segment of one token. One warp.
-template <class G> PHASEC_DEVICE void stage_segment(const Cta &cta, int slot, int token, int fold) {
+/// Segments that are staged together and share a power of two, so that a warp has about a thousand k to load at once.
+template <class G> static constexpr int run_segments() {
+  constexpr int k = G::segment_granules * gemv::kGranuleK;
+  return k >= 1024 ? 1 : 1024 / k < G::segments ? 1024 / k : G::segments;
+}
+template <class G> static constexpr int runs() { return (G::segments + run_segments<G>() - 1) / run_segments<G>(); }
+
+/// Stages one run of one token. One warp.
+template <class G> PHASEC_DEVICE void stage_run(const Cta &cta, int slot, int token, int run) {
   using Transform = typename G::Transform;
-  constexpr int steps = (G::segment_granules * gemv::kGranuleK + 255) / 256;
-  gemv::SegmentRow s = gemv::segment_row<G>(slot, fold);
-  int begin = s.granule_begin * gemv::kGranuleK, width = (s.granule_end - s.granule_begin) * gemv::kGranuleK;
+  constexpr int steps = (run_segments<G>() * G::segment_granules * gemv::kGranuleK + 255) / 256;
+  int first = run * run_segments<G>(), last = first + run_segments<G>() < G::segments ? first + run_segments<G>() : G::segments;
+  int begin = gemv::segment_row<G>(slot, first).granule_begin * gemv::kGranuleK;
+  int width = gemv::segment_row<G>(slot, last - 1).granule_end * gemv::kGranuleK - begin;
   float v[steps][8], sum = 0.0f, amax = 0.0f;
 #pragma unroll
   for (int i = 0; i < steps; i++) {
@@ -133,12 +143,13 @@ template <class G> PHASEC_DEVICE void stage_segment(const Cta &cta, int slot, in
   }
   if (Transform::norm && G::slots == 1) {
     sum = ptx::butterfly_sum(sum);
-    if (cta.lane == 0) squares<G>(cta)[token * G::segments + fold] = sum;
+    if (cta.lane == 0) squares<G>(cta)[token * Norm::parts<G>() + run] = sum;
   }
   float power = 1.0f;
   if constexpr (G::Format::f16_operand) {
     power = float16::power_for(ptx::butterfly_max(amax));
-    if (cta.lane == 0) scales<G>(cta)[token * G::segments + fold] = float16::inverse(power) * G::Format::unit();
+    for (int fold = first + cta.lane; fold < last; fold += 32)
+      scales<G>(cta)[token * G::segments + fold] = float16::inverse(power) * G::Format::unit();
   }
   u16 *to = gemv::staged<G>(cta) + token * G::operand_stride + begin - gemv::slot_begin<G>(slot);
 #pragma unroll
@@ -156,9 +167,8 @@ template <class G> PHASEC_DEVICE void stage_segment(const Cta &cta, int slot, in
 template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first) {
   if constexpr (G::Transform::norm && G::slots > 1)
     if (first) Norm::square_all<G>(cta);
-#pragma unroll 4
-  for (int job = cta.warp; job < cta.tokens * G::segments; job += G::warps)
-    stage_segment<G>(cta, slot, job / G::segments, job % G::segments);
+#pragma unroll 2
+  for (int job = cta.warp; job < cta.tokens * runs<G>(); job += G::warps) stage_run<G>(cta, slot, job / runs<G>(), job % runs<G>());
 }
 
 } // namespace operand

@@ -51,7 +51,8 @@ public:
     std::vector<int> warps = {11, 15, 7, 3, 1};
     if (!unpacks()) warps = {7, 11, 15, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
-    std::vector<int> stages = {3, 2};
+    std::vector<int> stages = {2};
+    if (!unpacks()) stages = {3, 2};
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a warp needs at least two stages (K and V rows are consumed together)");
       stages = {int(r)};

@@ -112,10 +112,14 @@ struct QuantNvfp4 : Plain {
   }
 };
 
-/// Segments that are staged together and share a power of two, so that a warp has about a thousand k to load at once.
+/// Segments that are staged together and share a power of two: as many as leave work for every warp, up to a thousand k,
+/// so that a warp has many loads under way.
 template <class G> static constexpr int run_segments() {
-  constexpr int k = G::segment_granules * gemv::kGranuleK;
-  return k >= 1024 ? 1 : 1024 / k < G::segments ? 1024 / k : G::segments;
+  int n = 1;
+  while ((n + 1) * G::segment_granules * gemv::kGranuleK <= 1024 && n < G::segments &&
+         G::tokens * ((G::segments + n) / (n + 1)) >= G::warps)
+    n++;
+  return n;
 }
 template <class G> static constexpr int runs() { return (G::segments + run_segments<G>() - 1) / run_segments<G>(); }
 

@@ -62,19 +62,16 @@ std::vector<Section> sections(const ir::Module &module, const Prepared &p) {
   return all;
 }
 
-/// The identity of the compiler, from the memo of the library file's path, size and time: a hit never opens libnvrtc.
-/// Empty when there is no library: then any toolchain's entry will do.
-std::string knownToolchain(RuntimeState &state) {
-  if (state.simulated()) {
-    auto cxx = findHostCompiler(state.options.host_compiler, state.options.search_path);
-    if (!cxx) return "";
-    auto identity = simToolchain(*cxx);
-    return identity ? *identity : "";
+/// Who would compile: a hit never opens libnvrtc, so of it only the file is known. Without a compiler any toolchain's
+/// entry will do.
+void identifyCompiler(const RuntimeState &state, Query &query) {
+  if (!state.simulated()) {
+    if (auto file = locateNvrtc(nvrtcSearch(state.options))) query.compiler = file->identity();
+    return;
   }
-  auto file = locateNvrtc(nvrtcSearch(state.options));
-  if (!file) return "";
-  auto memo = state.cache->note("toolchain", file->identity());
-  return memo ? *memo : "";
+  auto cxx = findHostCompiler(state.options.host_compiler, state.options.search_path);
+  if (!cxx) return;
+  if (auto identity = simToolchain(*cxx)) query.toolchain = *identity;
 }
 
 Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const Schedule &schedule) {
@@ -92,7 +89,7 @@ Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const S
   p.target = state.simulated() ? std::string("sim:") + target->name : target->name;
   p.fingerprint = fingerprint(p.rendered.source, p.options, p.target, kLaunchAbi);
   p.query.key = {p.plan.schedule.integer("wo_split"), {p.fingerprint.high, p.fingerprint.low}};
-  p.query.toolchain = knownToolchain(state);
+  identifyCompiler(state, p.query);
   p.query.sections = sections(layers.module(), p);
   return p;
 }
@@ -137,8 +134,6 @@ Result<Nvrtc *> openNvrtc(RuntimeState &state) {
   std::lock_guard lock(state.compiler_mutex);
   if (!state.nvrtc) {
     PHASEC_ASSIGN(state.nvrtc, Nvrtc::open(nvrtcSearch(state.options)));
-    PHASEC_ASSIGN(std::string toolchain, state.nvrtc->toolchain());
-    if (Status s = state.cache->setNote("toolchain", state.nvrtc->file().identity(), toolchain); !s.ok()) state.log(s.text());
   }
   return state.nvrtc.get();
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <map>
 #include <xxhash.h>
 
 namespace phasec {
@@ -218,6 +219,30 @@ void appendStream(std::string_view text, bool lines_count, std::string &out) {
   if (Tokenizer(text, out).run() || lines_count) out.append(text).push_back('\0');
 }
 
+/// Streams of texts that were seen before: nearly all of a source is templates, and those are the same in every key.
+/// Keyed by the text's own digest, so a stream is what the tokenizer would say, whoever asked first.
+class KnownStreams {
+public:
+  void append(std::string_view text, std::string &out) {
+    XXH128_hash_t digest = hashOf(text);
+    std::pair<uint64_t, uint64_t> key{digest.high64, digest.low64};
+    auto known = streams_.find(key);
+    if (known == streams_.end()) {
+      if (streams_.size() >= kStreamsMax) streams_.clear(); // somebody edits overlays all day
+      known = streams_.emplace(key, std::string()).first;
+      appendStream(text, false, known->second);
+    }
+    out.append(known->second);
+  }
+
+private:
+  static constexpr size_t kStreamsMax = 256; ///< several times the number of templates
+  std::map<std::pair<uint64_t, uint64_t>, std::string> streams_;
+};
+
+/// Per thread (some 50 KB): a lock here could be held across a fork.
+thread_local KnownStreams template_streams;
+
 /// The file a `#line 12 "gather.cuh"` directive names; empty when `line` is none.
 std::string_view lineDirectiveFile(std::string_view line) {
   if (line.substr(0, 6) != "#line ") return {};
@@ -270,7 +295,8 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
     auto file = std::find_if(files.begin(), files.end(), same);
     if (file == files.end()) file = files.insert(files.end(), File{section, {}});
     size_t begin = key.size();
-    appendStream(text, lines_count, key);
+    if (own || lines_count) appendStream(text, lines_count, key);
+    else template_streams.append(text, key);
     file->stream.append(key, begin);
   });
   key.append(2, '\0');

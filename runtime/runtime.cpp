@@ -50,9 +50,9 @@ struct Prepared {
   Query query;
 };
 
-std::vector<Section> sections(const ir::Module &module, const Prepared &p) {
+std::vector<Section> sections(const Layers &layers, const Prepared &p) {
   std::vector<Section> all;
-  all.push_back({"ir", tokenDigest(ir::print(module)), ""});
+  all.push_back({"ir", tokenDigest(ir::print(layers.module())), layers.name()});
   for (const KnobInfo &k : knobs()) {
     std::string text = p.plan.schedule.text(k.name);
     if (std::string_view(k.name) == "target" || std::string_view(k.name) == "wo_split") continue; // sections of their own
@@ -90,7 +90,7 @@ Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const S
   p.fingerprint = fingerprint(p.rendered.source, p.options, p.target, kLaunchAbi);
   p.query.key = {p.plan.schedule.integer("wo_split"), {p.fingerprint.high, p.fingerprint.low}};
   identifyCompiler(state, p.query);
-  p.query.sections = sections(layers.module(), p);
+  p.query.sections = sections(layers, p);
   return p;
 }
 

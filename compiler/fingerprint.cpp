@@ -283,10 +283,12 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
                               uint32_t abi_version) {
   bool lines_count = std::find(options.begin(), options.end(), "-lineinfo") != options.end();
   struct File {
-    std::string name, stream;
+    std::string name;
+    std::vector<std::pair<size_t, size_t>> runs; // of `key`: begin, length
   };
   std::vector<File> files{{"kernel", {}}};
   std::string key("phasec.key/1\0", 13);
+  const size_t stream_begin = key.size();
   key.reserve(source.size());
   forEachRun(source, [&](std::string_view name, std::string_view text) {
     bool own = name.empty() || name.substr(std::max<size_t>(name.size(), 3) - 3) == ".cu";
@@ -297,8 +299,9 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
     size_t begin = key.size();
     if (own || lines_count) appendStream(text, lines_count, key);
     else template_streams.append(text, key);
-    file->stream.append(key, begin);
+    file->runs.emplace_back(begin, key.size() - begin);
   });
+  std::string source_digest = hexOf(hashOf(std::string_view(key).substr(stream_begin)));
   key.append(2, '\0');
   std::string joined;
   for (const std::string &option : options) {
@@ -310,8 +313,13 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
   for (int shift = 0; shift < 32; shift += 8) key.push_back(char(abi_version >> shift & 0xff));
 
   XXH128_hash_t hash = hashOf(key);
-  KernelFingerprint result{hash.high64, hash.low64, {}};
-  for (const File &file : files) result.sections.push_back({file.name, hexOf(hashOf(file.stream)), ""});
+  KernelFingerprint result{hash.high64, hash.low64, std::move(source_digest), {}};
+  for (const File &file : files) {
+    std::string stream; // a template has one run, which needs no copy
+    for (size_t i = 0; file.runs.size() != 1 && i < file.runs.size(); ++i) stream.append(key, file.runs[i].first, file.runs[i].second);
+    std::string_view bytes = file.runs.size() == 1 ? std::string_view(key).substr(file.runs[0].first, file.runs[0].second) : stream;
+    result.sections.push_back({file.name, hexOf(hashOf(bytes)), ""});
+  }
   std::string abi = std::to_string(abi_version);
   result.sections.push_back({"options", byteDigest(joined), joined});
   result.sections.push_back({"target", byteDigest(target), std::string(target)});

@@ -30,6 +30,7 @@ struct KernelFingerprint {
   };
 
   uint64_t high = 0, low = 0;
+  std::string source; ///< digest of the token stream alone: equal sources, whatever compiles them
   std::vector<Section> sections; ///< in the order above, templates by first appearance; their digests cover only them
 
   /// 32 lower-case hexadecimal digits.

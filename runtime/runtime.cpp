@@ -64,9 +64,12 @@ std::vector<Section> sections(const Layers &layers, const Prepared &p) {
 
 /// Who would compile: a hit never opens libnvrtc, so of it only the file is known. Without a compiler any toolchain's
 /// entry will do.
-void identifyCompiler(const RuntimeState &state, Query &query) {
+void identifyCompiler(RuntimeState &state, Query &query) {
   if (!state.simulated()) {
-    if (auto file = locateNvrtc(nvrtcSearch(state.options))) query.compiler = file->identity();
+    std::call_once(state.nvrtc_located, [&] { // a process keeps the compiler that it found
+      if (auto file = locateNvrtc(nvrtcSearch(state.options))) state.nvrtc_identity = file->identity();
+    });
+    query.compiler = state.nvrtc_identity;
     return;
   }
   auto cxx = findHostCompiler(state.options.host_compiler, state.options.search_path);
@@ -236,7 +239,7 @@ Result<std::shared_ptr<KernelState>> prepareKernel(std::shared_ptr<RuntimeState>
   kernel->module = std::shared_ptr<const ir::Module>(std::make_shared<Layers>(layers), &layers.module());
   kernel->key = p.query.key;
   PHASEC_ASSIGN(kernel->hit, fetch(*state, layers, p, *kernel, capturing));
-  kernel->source_digest = tokenDigest(p.rendered.source);
+  kernel->source_digest = std::move(p.fingerprint.source);
   kernel->source = std::move(p.rendered.source);
   kernel->plan = std::move(p.plan);
   if (state->device) PHASEC_TRY(load(*state, layers, *kernel, capturing));

@@ -132,6 +132,7 @@ TEST_CASE("sections: one per template, and an edit changes its own only") {
   for (const auto &section : before.sections) names.push_back(section.name);
   CHECK(names == std::vector<std::string>{"kernel", "template:base.cuh", "template:phases/gather.cuh", "options",
                                           "target", "abi"});
+  CHECK(before.source == tokenDigest(kSource));
   CHECK(before.sections[3].text == "-std=c++20 --fmad=false");
   CHECK(before.sections[4].text == "sm_90a");
   CHECK(before.sections[5].text == "1");

@@ -3,7 +3,6 @@
 
 #include "compiler/fingerprint.h"
 #include "compiler/schedule.h"
-#include "ir/printer.h"
 #include "runtime/heartbeat.h"
 #include "runtime/manifest.h"
 #include "runtime/sim/compiler.h"
@@ -52,7 +51,7 @@ struct Prepared {
 
 std::vector<Section> sections(const Layers &layers, const Prepared &p) {
   std::vector<Section> all;
-  all.push_back({"ir", tokenDigest(ir::print(layers.module())), layers.name()});
+  all.push_back({"ir", layers.digest(), layers.name()});
   for (const KnobInfo &k : knobs()) {
     std::string text = p.plan.schedule.text(k.name);
     if (std::string_view(k.name) == "target" || std::string_view(k.name) == "wo_split") continue; // sections of their own
@@ -183,7 +182,7 @@ std::string blessText(const RuntimeState &state, const Layers &layers, const Pre
   std::string text = "to bless it, add this line to a manifest and run `phasec bless MANIFEST --out blessed.db`:\n";
   if (state.simulated())
     text = "a simulated kernel is compiled where it runs and cannot be blessed; for the GPU the manifest line is:\n";
-  return text + "  " + manifestLine(layers.module(), p.plan, p.rendered.source).text() + "\n";
+  return text + "  " + manifestLine(layers, p.plan, p.rendered.source).text() + "\n";
 }
 
 /// jit = off, a sealed runtime and a capture end here, with the explanation.

@@ -181,7 +181,9 @@ std::vector<std::string> contracts() {
 /// Rows that nothing could try, and rows that moved no key although they should (or the other way round).
 void checkRows(const Rows &rows, const std::set<std::string> &no_inputs) {
   int legal = 0, fresh = 0;
-  for (const auto &[name, row] : rows) {
+  for (const auto &entry : rows) {
+    const std::string &name = entry.first;
+    const Row &row = entry.second;
     legal += row.legal;
     fresh += row.fresh;
     CHECK_MESSAGE(row.legal > 0, name << ": no example can try it");

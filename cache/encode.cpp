@@ -67,6 +67,7 @@ void escapeInto(std::string &out, std::string_view text) {
 }
 
 std::string unescape(std::string_view text) {
+  if (text.find('\\') == text.npos) return std::string(text); // nearly always, and this is done on every hit
   std::string out;
   out.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) {

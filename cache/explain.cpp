@@ -14,14 +14,13 @@ namespace {
 
 struct Group {
   const char *name;
-  int rank;         ///< place in the list of reasons
   int64_t distance; ///< what one difference of this kind costs
 };
 
+/// In the order of the list of reasons.
 constexpr Group kGroups[] = {
-    {"damage", 0, 1},           {"wo_split", 1, 10}, {"knob", 2, 12},     {"template", 3, 40}, {"ir", 4, 2000},
-    {"other", 5, 100},          {"target", 6, 400},  {"options", 7, 100}, {"abi", 8, 400},     {"toolchain", 9, 5},
-    {"templates used", 10, 30}, {"derived", 11, 1},
+    {"damage", 1},  {"other layer", 4000}, {"wo_split", 10}, {"knob", 12}, {"template", 40},       {"ir", 2000},   {"other", 100},
+    {"target", 400}, {"options", 100},     {"abi", 400},     {"toolchain", 5}, {"templates used", 30}, {"derived", 1},
 };
 
 bool startsWith(const std::string &text, const char *prefix) { return text.rfind(prefix, 0) == 0; }
@@ -29,12 +28,15 @@ bool startsWith(const std::string &text, const char *prefix) { return text.rfind
 const Group &groupNamed(const char *wanted) {
   for (const Group &group : kGroups)
     if (std::string_view(group.name) == wanted) return group;
-  return kGroups[5];
+  return groupNamed("other");
 }
 
-/// `one_sided`: only one of both has the section.
-const Group &groupOf(const std::string &label, bool one_sided) {
+const Group &groupOf(const Reason &reason) {
+  const std::string &label = reason.section;
+  const bool one_sided = reason.from.empty() || reason.to.empty();
   if (startsWith(label, "template ")) return groupNamed(one_sided ? "templates used" : "template");
+  // The text of "ir" is the layer's name: nothing of this layer is cached, which explains more than any knob.
+  if (label == "ir" && !reason.is_digest) return groupNamed("other layer");
   for (const char *known : {"damage", "wo_split", "ir", "options", "abi", "target", "toolchain"})
     if (label == known) return groupNamed(known);
   if (startsWith(label, "knob ")) return groupNamed("knob");
@@ -93,22 +95,18 @@ std::vector<Reason> differences(const Described &from, const Described &to) {
     if (left && right && left->digest == right->digest && left->text == right->text) continue;
     reasons.push_back(reasonOf(left, right));
   }
-  auto rankOf = [](const Reason &reason) {
-    return groupOf(reason.section, reason.from.empty() || reason.to.empty()).rank;
-  };
   std::stable_sort(reasons.begin(), reasons.end(),
-                   [&](const Reason &x, const Reason &y) { return rankOf(x) < rankOf(y); });
+                   [](const Reason &x, const Reason &y) { return &groupOf(x) < &groupOf(y); }); // in the table's order
   return reasons;
 }
 
 int64_t distanceOf(const std::vector<Reason> &reasons) {
   int64_t distance = 0;
-  for (const Reason &reason : reasons)
-    distance += groupOf(reason.section, reason.from.empty() || reason.to.empty()).distance;
+  for (const Reason &reason : reasons) distance += groupOf(reason).distance;
   return distance;
 }
 
-std::string reasonGroup(const Reason &reason) { return groupOf(reason.section, false).name; }
+std::string reasonGroup(const Reason &reason) { return groupOf(reason).name; }
 
 // ---- text and JSON ---------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ struct Described {
 
 void sortSections(std::vector<Section> &sections);
 
-/// All differences, most specific first. The order is: wo_split, other knobs, a template that changed, the layer (ir),
-/// anything else, target, options, abi, toolchain; then what follows from those: templates that came or went, the
-/// program.
+/// All differences, most specific first. The order is: another layer altogether, wo_split, other knobs, a template that
+/// changed, the layer (ir), anything else, target, options, abi, toolchain; then what follows from those: templates that
+/// came or went, the program.
 std::vector<Reason> differences(const Described &from, const Described &to);
 
 /// How far apart: a different layer is further than a different target, that than a template, that than a knob.

@@ -214,22 +214,55 @@ std::vector<LayerState> Cache::layers() const {
 
 namespace {
 
-bool admits(ToolchainPolicy policy, const Query &query, const std::string &toolchain) {
-  return policy == ToolchainPolicy::Any || query.toolchain.empty() || query.toolchain == toolchain;
+constexpr const char *kToolchainNote = "toolchain";
+
+bool admits(ToolchainPolicy policy, const std::string &wanted, const std::string &toolchain) {
+  return policy == ToolchainPolicy::Any || wanted.empty() || wanted == toolchain;
 }
 
 } // namespace
+
+const std::string &Cache::Impl::toolchainOf(const Query &query) const {
+  if (!query.toolchain.empty() || query.compiler.empty()) return query.toolchain;
+  std::shared_lock lock(memory_mutex);
+  auto known = toolchains.find(query.compiler);
+  return known == toolchains.end() ? query.compiler : known->second;
+}
+
+void Cache::Impl::recallToolchain(const Query &query) {
+  if (query.compiler.empty() || toolchainOf(query) != query.compiler || !user.store()) return;
+  auto note = user.with<std::optional<std::string>>(
+      false, [&](Store &store) { return store.note(kToolchainNote, query.compiler); });
+  if (!note.ok() || !*note) return;
+  std::unique_lock lock(memory_mutex);
+  toolchains.emplace(query.compiler, **note);
+}
+
+void Cache::Impl::learnToolchain(const std::string &compiler, const std::string &toolchain) {
+  {
+    std::unique_lock lock(memory_mutex);
+    if (!toolchains.emplace(compiler, toolchain).second) return;
+  }
+  std::lock_guard lock(files_mutex);
+  if (!user.store() || !user.store()->writable()) return; // publishing says why
+  Result<bool> noted = user.with<bool>(true, [&](Store &store) -> Result<bool> {
+    PHASEC_TRY(store.setNote(kToolchainNote, compiler, toolchain));
+    return true;
+  });
+  if (!noted.ok()) degrade("note", noted.status().text() + "; the compiler will be asked for its version again");
+}
 
 std::optional<Hit> Cache::lookup(const Query &query) { return impl().lookup(query); }
 
 std::optional<Hit> Cache::Impl::lookup(const Query &query) {
   {
+    const std::string &wanted = toolchainOf(query);
     std::shared_lock lock(memory_mutex);
     auto found = memory.find(query.key);
     if (found != memory.end()) {
       for (const Hit &hit : found->second) {
         ToolchainPolicy policy = hit.layer == CacheLayer::Blessed ? options.blessed_policy : options.user_policy;
-        if (!admits(policy, query, hit.artefact->toolchain)) continue;
+        if (!admits(policy, wanted, hit.artefact->toolchain)) continue;
         count(&CacheCounters::hits_memory);
         return Hit{hit.artefact, CacheLayer::Memory, hit.path};
       }
@@ -259,14 +292,15 @@ std::optional<Hit> Cache::Impl::lookupFiles(const Query &query) {
   };
   for (BlessedLayer &layer : blessed) {
     if (!layer.store) continue;
-    Result<Store::Found> found = layer.store->find(query.key, query.toolchain, options.blessed_policy);
+    Result<Store::Found> found = layer.store->find(query.key, toolchainOf(query), options.blessed_policy);
     if (!judge(found, layer.path)) continue;
     count(&CacheCounters::hits_blessed);
     return Hit{found->artefact, CacheLayer::Blessed, layer.path};
   }
   if (!user.store()) return std::nullopt;
+  recallToolchain(query);
   Result<Store::Found> found = user.with<Store::Found>(
-      false, [&](Store &store) { return store.find(query.key, query.toolchain, options.user_policy); });
+      false, [&](Store &store) { return store.find(query.key, toolchainOf(query), options.user_policy); });
   if (!judge(found, user.path())) return std::nullopt;
   count(&CacheCounters::hits_user);
   user.touch(found->id);
@@ -297,13 +331,14 @@ Miss Cache::explain(const Query &query) { return impl().explain(query); }
 
 Miss Cache::Impl::explain(const Query &query) {
   Miss miss{query.key, {}, {}, {}};
-  Described wanted{query.key.wo_split, query.toolchain, query.sections};
+  Described wanted{query.key.wo_split, {}, query.sections};
   sortSections(wanted.sections);
   int64_t best = INT64_MAX, best_created = 0;
   auto consider = [&](const EntryInfo &info, std::vector<Section> sections, CacheLayer layer, const std::string &path) {
-    // A row that should have been a hit is damaged; it explains nothing.
     ToolchainPolicy policy = layer == CacheLayer::Blessed ? options.blessed_policy : options.user_policy;
-    if (info.key == query.key && admits(policy, query, info.toolchain)) return;
+    wanted.toolchain = policy == ToolchainPolicy::Any ? std::string() : toolchainOf(query);
+    // A row that should have been a hit is damaged; it explains nothing.
+    if (info.key == query.key && admits(policy, wanted.toolchain, info.toolchain)) return;
     std::vector<Reason> reasons = differences({info.key.wo_split, info.toolchain, std::move(sections)}, wanted);
     int64_t distance = distanceOf(reasons);
     if (distance > best || (distance == best && info.created_s < best_created)) return;
@@ -328,6 +363,7 @@ Miss Cache::Impl::explain(const Query &query) {
       if (!status.ok()) miss.notes.push_back(status.text());
     }
     if (Store *store = user.store()) {
+      recallToolchain(query);
       Status status = scan(*store, CacheLayer::User);
       if (!status.ok()) miss.notes.push_back(status.text());
     }

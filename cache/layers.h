@@ -45,6 +45,11 @@ struct Cache::Impl {
   Result<Hit> publish(Compiled compiled);
 
   void remember(const Hit &hit);
+  /// Whose rows are `match`. Nothing known of the query's compiler yet: its own name, which no row has.
+  const std::string &toolchainOf(const Query &query) const;
+  /// Reads from the user file what it knows of the query's compiler. Caller holds `files_mutex`.
+  void recallToolchain(const Query &query);
+  void learnToolchain(const std::string &compiler, const std::string &toolchain);
   void count(int64_t CacheCounters::*counter, int64_t by = 1);
   /// One warning per cause and process; counted every time.
   void degrade(const std::string &cause, const std::string &text);
@@ -62,6 +67,7 @@ struct Cache::Impl {
   std::unordered_map<Key, std::vector<Hit>, KeyHash> memory;
   std::deque<Key> memory_order;
   int64_t memory_bytes = 0;
+  std::map<std::string, std::string> toolchains; ///< by compiler; entries never change
 
   // Files: one mutex for all of them, because SQLite connections are used by one thread at a time and nothing under the
   // mutex is slow. Taken before a fork, so that no connection is in use across it.

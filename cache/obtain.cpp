@@ -52,12 +52,13 @@ Result<Hit> Cache::obtain(const Query &query, const CompileFn &compile, const Ob
 Result<Hit> Cache::Impl::obtain(const Query &query, const CompileFn &compile, const ObtainHooks &hooks) {
   if (std::optional<Hit> hit = lookup(query)) return *hit;
   const Clock::time_point deadline = Clock::now() + options.wait_max;
+  const std::pair<Key, std::string> same_work{query.key, query.toolchain.empty() ? query.compiler : query.toolchain};
   while (true) {
     std::shared_ptr<Flight> flight;
     bool leader = false;
     {
       std::lock_guard lock(flights_mutex);
-      std::shared_ptr<Flight> &slot = flights[{query.key, query.toolchain}];
+      std::shared_ptr<Flight> &slot = flights[same_work];
       leader = !slot;
       if (leader) slot = std::make_shared<Flight>();
       flight = slot;
@@ -66,7 +67,7 @@ Result<Hit> Cache::Impl::obtain(const Query &query, const CompileFn &compile, co
       Result<Hit> result = lead(query, compile, hooks);
       {
         std::lock_guard lock(flights_mutex);
-        flights.erase({query.key, query.toolchain});
+        flights.erase(same_work);
       }
       std::lock_guard lock(flight->mutex);
       flight->done = true;
@@ -123,6 +124,8 @@ Result<Hit> Cache::Impl::compileAndPublish(const Query &query, const CompileFn &
   if (compiled.artefact.key != query.key)
     return Status::internal("asked for " + query.key.text() + ", but the compile function made " +
                             compiled.artefact.key.text());
+  // Before the row is there for others: whoever sees it must also see that its toolchain is theirs.
+  if (query.toolchain.empty() && !query.compiler.empty()) learnToolchain(query.compiler, compiled.artefact.toolchain);
   return publish(std::move(compiled));
 }
 

@@ -1,6 +1,7 @@
 // compiler.cpp: the public face of the compiler: files in, the text of any stage out.
 #include "phasec/compiler.h"
 
+#include "compiler/fingerprint.h"
 #include "compiler/plan.h"
 #include "compiler/render.h"
 #include "compiler/schedule.h"
@@ -8,9 +9,25 @@
 #include "ir/verifier.h"
 
 #include <fstream>
+#include <mutex>
 #include <sstream>
 
 namespace phasec {
+
+struct Layers::Parsed {
+  ir::Module module;
+  std::once_flag digested{};
+  std::string digest{};
+};
+
+Layers::Layers(std::shared_ptr<Parsed> parsed) : parsed_(std::move(parsed)) {}
+
+const ir::Module &Layers::module() const { return parsed_->module; }
+
+const std::string &Layers::digest() const {
+  std::call_once(parsed_->digested, [this] { parsed_->digest = tokenDigest(ir::print(parsed_->module)); });
+  return parsed_->digest;
+}
 
 Result<Layers> Layers::read(const std::string &path) {
   std::ifstream file(path, std::ios::binary);
@@ -22,11 +39,11 @@ Result<Layers> Layers::read(const std::string &path) {
 
 Result<Layers> Layers::parse(const std::string &path, const std::string &text) {
   PHASEC_ASSIGN(ir::Module module, ir::load(path, text));
-  return Layers(std::make_shared<const ir::Module>(std::move(module)));
+  return Layers(std::shared_ptr<Parsed>(new Parsed{std::move(module)}));
 }
 
 const std::string &Layers::name() const {
-  return module_->stacks.empty() ? module_->layers.back().name : module_->stacks.back().name;
+  return module().stacks.empty() ? module().layers.back().name : module().stacks.back().name;
 }
 
 Result<Schedule> effectiveSchedule(const ir::Module &module, const Schedule &schedule, std::string_view device_target) {

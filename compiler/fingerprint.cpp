@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <map>
 #include <xxhash.h>
 
 namespace phasec {
@@ -218,6 +219,30 @@ void appendStream(std::string_view text, bool lines_count, std::string &out) {
   if (Tokenizer(text, out).run() || lines_count) out.append(text).push_back('\0');
 }
 
+/// Streams of texts that were seen before: nearly all of a source is templates, and those are the same in every key.
+/// Keyed by the text's own digest, so a stream is what the tokenizer would say, whoever asked first.
+class KnownStreams {
+public:
+  void append(std::string_view text, std::string &out) {
+    XXH128_hash_t digest = hashOf(text);
+    std::pair<uint64_t, uint64_t> key{digest.high64, digest.low64};
+    auto known = streams_.find(key);
+    if (known == streams_.end()) {
+      if (streams_.size() >= kStreamsMax) streams_.clear(); // somebody edits overlays all day
+      known = streams_.emplace(key, std::string()).first;
+      appendStream(text, false, known->second);
+    }
+    out.append(known->second);
+  }
+
+private:
+  static constexpr size_t kStreamsMax = 256; ///< several times the number of templates
+  std::map<std::pair<uint64_t, uint64_t>, std::string> streams_;
+};
+
+/// Per thread (some 50 KB): a lock here could be held across a fork.
+thread_local KnownStreams template_streams;
+
 /// The file a `#line 12 "gather.cuh"` directive names; empty when `line` is none.
 std::string_view lineDirectiveFile(std::string_view line) {
   if (line.substr(0, 6) != "#line ") return {};
@@ -258,10 +283,12 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
                               uint32_t abi_version) {
   bool lines_count = std::find(options.begin(), options.end(), "-lineinfo") != options.end();
   struct File {
-    std::string name, stream;
+    std::string name;
+    std::vector<std::pair<size_t, size_t>> runs; // of `key`: begin, length
   };
   std::vector<File> files{{"kernel", {}}};
   std::string key("phasec.key/1\0", 13);
+  const size_t stream_begin = key.size();
   key.reserve(source.size());
   forEachRun(source, [&](std::string_view name, std::string_view text) {
     bool own = name.empty() || name.substr(std::max<size_t>(name.size(), 3) - 3) == ".cu";
@@ -270,9 +297,11 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
     auto file = std::find_if(files.begin(), files.end(), same);
     if (file == files.end()) file = files.insert(files.end(), File{section, {}});
     size_t begin = key.size();
-    appendStream(text, lines_count, key);
-    file->stream.append(key, begin);
+    if (own || lines_count) appendStream(text, lines_count, key);
+    else template_streams.append(text, key);
+    file->runs.emplace_back(begin, key.size() - begin);
   });
+  std::string source_digest = hexOf(hashOf(std::string_view(key).substr(stream_begin)));
   key.append(2, '\0');
   std::string joined;
   for (const std::string &option : options) {
@@ -284,8 +313,13 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
   for (int shift = 0; shift < 32; shift += 8) key.push_back(char(abi_version >> shift & 0xff));
 
   XXH128_hash_t hash = hashOf(key);
-  KernelFingerprint result{hash.high64, hash.low64, {}};
-  for (const File &file : files) result.sections.push_back({file.name, hexOf(hashOf(file.stream)), ""});
+  KernelFingerprint result{hash.high64, hash.low64, std::move(source_digest), {}};
+  for (const File &file : files) {
+    std::string stream; // a template has one run, which needs no copy
+    for (size_t i = 0; file.runs.size() != 1 && i < file.runs.size(); ++i) stream.append(key, file.runs[i].first, file.runs[i].second);
+    std::string_view bytes = file.runs.size() == 1 ? std::string_view(key).substr(file.runs[0].first, file.runs[0].second) : stream;
+    result.sections.push_back({file.name, hexOf(hashOf(bytes)), ""});
+  }
   std::string abi = std::to_string(abi_version);
   result.sections.push_back({"options", byteDigest(joined), joined});
   result.sections.push_back({"target", byteDigest(target), std::string(target)});

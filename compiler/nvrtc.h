@@ -108,8 +108,8 @@ public:
   int minor() const { return minor_; }
   const LibraryFile &file() const { return file_; }
 
-  /// "nvrtc 13.0.88 (CL-36424714)": nvrtcVersion has no patch level, so the build is read off the PTX of an empty
-  /// kernel (about 10 ms; callers keep it under file().identity()).
+  /// "nvrtc 13.0.88 (CL-36424714)", as compile() says it: nvrtcVersion has no patch level, so the build is read off the
+  /// PTX of an empty kernel (about 10 ms).
   Result<std::string> toolchain() const;
 
   /// Compiles. Equal requests give equal cubins. ErrorKind::Toolchain with `file:line:column: error: ...` located in

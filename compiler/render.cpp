@@ -116,29 +116,34 @@ private:
     if (!done_.insert(name).second) return {};
     const std::string *text = templates_.find(name);
     if (!text) return Status::toolchain(from + ":" + std::to_string(from_line) + ": no template is called \"" + name + "\"");
-    llvm::SmallVector<StringRef, 0> lines;
-    StringRef(*text).split(lines, '\n');
-    StringRef dir = llvm::sys::path::parent_path(name);
+    // Includes are followed one by one; what comes behind the last one is taken in one piece.
+    const StringRef all(*text), dir = llvm::sys::path::parent_path(name);
     size_t body = 0;
-    for (size_t i = 0; i < lines.size(); i++) {
-      StringRef l = lines[i].trim();
-      if (l.startswith("#pragma once")) body = i + 1;
-      if (!l.startswith("#include")) continue;
-      StringRef included = l.drop_front(8).trim();
-      if (included.size() < 2 || included.front() != '"')
-        return Status::toolchain(name + ":" + std::to_string(i + 1) + ": templates include templates only, in double quotes");
-      llvm::SmallString<64> path(dir);
-      llvm::sys::path::append(path, included.drop_front().take_until([](char c) { return c == '"'; }));
-      PHASEC_TRY(flatten(normalised(path), name, i + 1));
-      body = i + 1;
+    for (size_t at = all.find('#'); at != StringRef::npos; at = all.find('#', at + 1)) {
+      const size_t line_begin = all.rfind('\n', at) + 1, line_end = std::min(all.find('\n', at), all.size());
+      const StringRef directive = all.slice(at, line_end).rtrim();
+      const bool includes = directive.startswith("#include");
+      if (!(includes || directive.startswith("#pragma once")) || !all.slice(line_begin, at).trim().empty()) continue;
+      if (includes) PHASEC_TRY(include(directive.drop_front(8).trim(), dir, name, 1 + all.take_front(at).count('\n')));
+      body = std::min(line_end + 1, all.size());
     }
-    while (body < lines.size() && lines[body].trim().empty()) body++;
+    if (size_t first = all.find_first_not_of(" \t\r\n", body); first != StringRef::npos) body = std::max(body, all.rfind('\n', first) + 1);
     rendered_.templates_used.push_back(name);
     append("");
-    append("#line " + std::to_string(body + 1) + " \"" + name + "\"");
-    while (!lines.empty() && lines.back().trim().empty()) lines.pop_back();
-    for (size_t i = body; i < lines.size(); i++) append(lines[i]);
+    append("#line " + std::to_string(1 + all.take_front(body).count('\n')) + " \"" + name + "\"");
+    const StringRef block = all.drop_front(body).rtrim();
+    append(block);
+    line_ += block.count('\n');
     return {};
+  }
+
+  /// An #include of template `from` in folder `dir`.
+  Status include(StringRef operand, StringRef dir, const std::string &from, size_t line) {
+    if (operand.size() < 2 || operand.front() != '"')
+      return Status::toolchain(from + ":" + std::to_string(line) + ": templates include templates only, in double quotes");
+    llvm::SmallString<64> path(dir);
+    llvm::sys::path::append(path, operand.drop_front().take_until([](char c) { return c == '"'; }));
+    return flatten(normalised(path), from, line);
   }
 
   const Templates &templates_;

@@ -2,7 +2,6 @@
 #include "runtime/manifest.h"
 
 #include "compiler/fingerprint.h"
-#include "ir/printer.h"
 #include "ir/suggest.h"
 #include "runtime/state.h"
 
@@ -148,12 +147,10 @@ std::string ManifestLine::text() const {
   return line;
 }
 
-std::string layerDigest(const ir::Module &module) { return tokenDigest(ir::print(module)); }
-
-ManifestLine manifestLine(const ir::Module &module, const Plan &plan, std::string_view source) {
+ManifestLine manifestLine(const Layers &layers, const Plan &plan, std::string_view source) {
   ManifestLine line;
-  line.layer = module.path;
-  line.ir_digest = layerDigest(module);
+  line.layer = layers.module().path;
+  line.ir_digest = layers.digest();
   line.target = plan.target->name;
   for (const KnobInfo &k : knobs())
     if (std::string_view(k.name) != "target" && plan.schedule.origin(k.name) != Origin::Default)

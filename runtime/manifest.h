@@ -12,6 +12,7 @@
 
 #include "compiler/plan.h"
 #include "phasec/cache.h"
+#include "phasec/compiler.h"
 
 #include <optional>
 #include <string>
@@ -33,12 +34,9 @@ struct ManifestLine {
   std::string text() const;
 };
 
-/// The layer digest that manifest lines carry.
-std::string layerDigest(const ir::Module &module);
-
 /// The line that blesses a planned kernel for its GPU target, whatever device it was planned on. `source` is what was
-/// rendered; `layer` is the module's path as it was read.
-ManifestLine manifestLine(const ir::Module &module, const Plan &plan, std::string_view source);
+/// rendered; `layer` is the layers' path as it was read.
+ManifestLine manifestLine(const Layers &layers, const Plan &plan, std::string_view source);
 
 /// ErrorKind::Input with path:line for anything that is no manifest line.
 Result<std::vector<ManifestLine>> readManifest(const std::string &path);

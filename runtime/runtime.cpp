@@ -3,7 +3,6 @@
 
 #include "compiler/fingerprint.h"
 #include "compiler/schedule.h"
-#include "ir/printer.h"
 #include "runtime/heartbeat.h"
 #include "runtime/manifest.h"
 #include "runtime/sim/compiler.h"
@@ -51,9 +50,9 @@ struct Prepared {
   Query query;
 };
 
-std::vector<Section> sections(const ir::Module &module, const Prepared &p) {
+std::vector<Section> sections(const Layers &layers, const Prepared &p) {
   std::vector<Section> all;
-  all.push_back({"ir", tokenDigest(ir::print(module)), ""});
+  all.push_back({"ir", layers.digest(), layers.name()});
   for (const KnobInfo &k : knobs()) {
     std::string text = p.plan.schedule.text(k.name);
     if (std::string_view(k.name) == "target" || std::string_view(k.name) == "wo_split") continue; // sections of their own
@@ -63,19 +62,19 @@ std::vector<Section> sections(const ir::Module &module, const Prepared &p) {
   return all;
 }
 
-/// The identity of the compiler, from the memo of the library file's path, size and time: a hit never opens libnvrtc.
-/// Empty when there is no library: then any toolchain's entry will do.
-std::string knownToolchain(RuntimeState &state) {
-  if (state.simulated()) {
-    auto cxx = findHostCompiler(state.options.host_compiler, state.options.search_path);
-    if (!cxx) return "";
-    auto identity = simToolchain(*cxx);
-    return identity ? *identity : "";
+/// Who would compile: a hit never opens libnvrtc, so of it only the file is known. Without a compiler any toolchain's
+/// entry will do.
+void identifyCompiler(RuntimeState &state, Query &query) {
+  if (!state.simulated()) {
+    std::call_once(state.nvrtc_located, [&] { // a process keeps the compiler that it found
+      if (auto file = locateNvrtc(nvrtcSearch(state.options))) state.nvrtc_identity = file->identity();
+    });
+    query.compiler = state.nvrtc_identity;
+    return;
   }
-  auto file = locateNvrtc(nvrtcSearch(state.options));
-  if (!file) return "";
-  auto memo = state.cache->note("toolchain", file->identity());
-  return memo ? *memo : "";
+  auto cxx = findHostCompiler(state.options.host_compiler, state.options.search_path);
+  if (!cxx) return;
+  if (auto identity = simToolchain(*cxx)) query.toolchain = *identity;
 }
 
 Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const Schedule &schedule) {
@@ -93,8 +92,8 @@ Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const S
   p.target = state.simulated() ? std::string("sim:") + target->name : target->name;
   p.fingerprint = fingerprint(p.rendered.source, p.options, p.target, kLaunchAbi);
   p.query.key = {p.plan.schedule.integer("wo_split"), {p.fingerprint.high, p.fingerprint.low}};
-  p.query.toolchain = knownToolchain(state);
-  p.query.sections = sections(layers.module(), p);
+  identifyCompiler(state, p.query);
+  p.query.sections = sections(layers, p);
   return p;
 }
 
@@ -138,8 +137,6 @@ Result<Nvrtc *> openNvrtc(RuntimeState &state) {
   std::lock_guard lock(state.compiler_mutex);
   if (!state.nvrtc) {
     PHASEC_ASSIGN(state.nvrtc, Nvrtc::open(nvrtcSearch(state.options)));
-    PHASEC_ASSIGN(std::string toolchain, state.nvrtc->toolchain());
-    if (Status s = state.cache->setNote("toolchain", state.nvrtc->file().identity(), toolchain); !s.ok()) state.log(s.text());
   }
   return state.nvrtc.get();
 }
@@ -186,7 +183,7 @@ std::string blessText(const RuntimeState &state, const Layers &layers, const Pre
   std::string text = "to bless it, add this line to a manifest and run `phasec bless MANIFEST --out blessed.db`:\n";
   if (state.simulated())
     text = "a simulated kernel is compiled where it runs and cannot be blessed; for the GPU the manifest line is:\n";
-  return text + "  " + manifestLine(layers.module(), p.plan, p.rendered.source).text() + "\n";
+  return text + "  " + manifestLine(layers, p.plan, p.rendered.source).text() + "\n";
 }
 
 /// jit = off, a sealed runtime and a capture end here, with the explanation.
@@ -242,7 +239,7 @@ Result<std::shared_ptr<KernelState>> prepareKernel(std::shared_ptr<RuntimeState>
   kernel->module = std::shared_ptr<const ir::Module>(std::make_shared<Layers>(layers), &layers.module());
   kernel->key = p.query.key;
   PHASEC_ASSIGN(kernel->hit, fetch(*state, layers, p, *kernel, capturing));
-  kernel->source_digest = tokenDigest(p.rendered.source);
+  kernel->source_digest = std::move(p.fingerprint.source);
   kernel->source = std::move(p.rendered.source);
   kernel->plan = std::move(p.plan);
   if (state->device) PHASEC_TRY(load(*state, layers, *kernel, capturing));

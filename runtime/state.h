@@ -21,6 +21,8 @@ struct RuntimeState {
   std::atomic<bool> sealed{false};
   std::mutex compiler_mutex;
   std::unique_ptr<Nvrtc> nvrtc;   ///< opened at the first miss
+  std::once_flag nvrtc_located;
+  std::string nvrtc_identity;     ///< of the library file; empty: there is none
   std::mutex loaded_mutex;
   std::map<std::pair<Key, std::string>, std::weak_ptr<LoadedKernel>> loaded; ///< by key and toolchain; loaded once
 

@@ -72,7 +72,7 @@ private:
 
   Status addSeed(const Seed &seed) {
     PHASEC_ASSIGN(Layers layers, read(seed.line.layer));
-    std::string digest = layerDigest(layers.module());
+    const std::string &digest = layers.digest();
     if (!seed.line.ir_digest.empty() && digest != seed.line.ir_digest) {
       findings_.push_back(seed.where + ": " + seed.line.layer + " is not the layer that was recorded (digest " +
                           seed.line.ir_digest.substr(0, 8) + ".. -> " + digest.substr(0, 8) + "..); record it again");
@@ -121,7 +121,7 @@ private:
       return {planned.status().kind(),
               seed.where + " for " + effective.word("target") + ": " + planned.status().text()};
     PHASEC_ASSIGN(Rendered rendered, render(*planned, module, templates_));
-    BlessJob job{layers, schedule, manifestLine(module, *planned, rendered.source), planned->shared.bytes};
+    BlessJob job{layers, schedule, manifestLine(layers, *planned, rendered.source), planned->shared.bytes};
     bool as_recorded = request_.targets.empty() && request_.sets.empty() && seed.line.key && !request_.rekey;
     if (as_recorded && *seed.line.key != job.key()) {
       findings_.push_back(seed.where + ": this phasec makes " + job.key().text() + " of the line, recorded was " +

@@ -106,7 +106,7 @@ Status checkAll(const Kernel &kernel, const ir::Module &module, const HostInputs
 
 /// One manifest line per kernel; a line that is there already is not added again.
 Status recordKernel(const Kernel &kernel, const Layers &layers) {
-  return recordLines(record, {manifestLine(layers.module(), kernel.plan(), kernel.source())}).status();
+  return recordLines(record, {manifestLine(layers, kernel.plan(), kernel.source())}).status();
 }
 
 Status saveOutputs(const Downloaded &results) {

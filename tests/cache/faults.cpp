@@ -3,13 +3,19 @@
 //
 //   faults [--trials N] [--seed S] [--all] [KIND...]     default 20 trials a kind; --all 1000
 //
-// Kinds: flip truncate garbage zero enospc eio erofs eacces kill clock. A failing trial prints its kind and seed.
-// ENOSPC, EIO and EROFS come from a SQLite VFS that lies between SQLite and the disk and fails the n-th call.
+// Kinds: flip truncate garbage zero enospc eio erofs full readonly eacces kill clock fork. A failing trial prints its kind
+// and seed. enospc, eio and erofs come from a SQLite VFS that lies between SQLite and the disk and fails the n-th call;
+// full and readonly are real file systems, mounted where this user may (else the kind is skipped by name).
 #include "tests/cache/support.h"
 
+#include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <map>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <thread>
 
@@ -114,9 +120,10 @@ using Random = std::mt19937_64;
 
 struct Tally {
   int trials = 0, hits = 0, misses = 0, typed_errors = 0, warned = 0;
+  int64_t damaged_rows = 0, set_aside = 0, degraded = 0; ///< the caches' own counters
 };
 
-/// Throws this as a value: a trial's complaint, empty when all is well.
+/// A trial's complaint, empty when all is well.
 using Complaint = std::string;
 
 constexpr int kKernels = 6;
@@ -129,14 +136,19 @@ Compiled kernelOf(int index) {
 struct Scene {
   TempDir dir;
   std::string user = userFile(dir / "user"), blessed = dir / "b.db";
+  bool complete = true; ///< all kernels are stored: a cache that misses one must be able to say why
 
-  Scene() {
+  explicit Scene(const std::string &base = {}) : dir(base) {
     std::vector<Compiled> kernels;
     for (int i = 0; i < kKernels; ++i) kernels.push_back(kernelOf(i));
     Bench bench(dir / "user");
     auto cache = bench.open();
     for (const Compiled &kernel : kernels) (void)cache->publish(kernel).ok();
     (void)writeBlessed(blessed, kernels).ok();
+  }
+  void removeUserFile() {
+    std::filesystem::remove(user);
+    complete = false;
   }
 };
 
@@ -146,9 +158,11 @@ Complaint exercise(const Scene &scene, bool with_blessed, Random &random, Tally 
   if (with_blessed) bench.options.blessed = {{scene.blessed, ""}};
   auto cache = bench.open();
   if (!cache) return "open failed";
+  int lost = 0;
   for (int i = 0; i < kKernels; ++i) {
     Compiled kernel = kernelOf(i);
     std::optional<Hit> hit = cache->lookup(queryOf(kernel));
+    lost += !hit;
     if (hit && !sameBytes(*hit->artefact, kernel.artefact)) return "WRONG BYTES from a look-up";
     ++(hit ? tally.hits : tally.misses);
     Miss miss = cache->miss({makeKernel(4, 99).artefact.key, kToolchain, kernel.artefact.sections});
@@ -163,6 +177,12 @@ Complaint exercise(const Scene &scene, bool with_blessed, Random &random, Tally 
   }
   if (random() % 2) (void)cache->setNote("k", "s", "t").ok();
   tally.warned += !bench.warnings->empty();
+  CacheCounters told = cache->counters();
+  tally.damaged_rows += told.damaged_rows;
+  tally.set_aside += told.files_set_aside;
+  tally.degraded += told.degraded;
+  if (scene.complete && lost && told.damaged_rows + told.files_set_aside + told.degraded == 0)
+    return "a stored kernel was missed, and no counter says why";
   cache.reset();
   for (const std::string &path : {scene.user, scene.blessed}) {
     tally.typed_errors += !verifyStore(path).ok();
@@ -206,6 +226,7 @@ Complaint damageTrial(const std::string &kind, Random &random, Tally &tally) {
     for (uint64_t n = 1 + random() % 8; n > 0; --n) bytes[random() % bytes.size()] ^= char(1 << random() % 8);
   if (kind == "truncate") bytes.resize(random() % bytes.size());
   if (kind == "zero") bytes.clear();
+  scene.complete = !bytes.empty(); // an empty file is an empty cache
   if (kind == "garbage") {
     size_t from = random() % 3 ? random() % bytes.size() : 0;
     size_t count = 1 + random() % (random() % 2 ? bytes.size() : 4'096);
@@ -224,7 +245,7 @@ Complaint damageTrial(const std::string &kind, Random &random, Tally &tally) {
 
 Complaint diskTrial(const std::string &kind, Random &random, Tally &tally) {
   Scene scene;
-  if (random() % 3 == 0) std::filesystem::remove(scene.user); // also while a file is being made
+  if (random() % 3 == 0) scene.removeUserFile(); // also while a file is being made
   shim = {};
   shim.error = kind == "enospc" ? SQLITE_FULL : kind == "erofs" ? SQLITE_READONLY : SQLITE_IOERR_WRITE;
   shim.writes_only = kind != "eio";
@@ -235,8 +256,65 @@ Complaint diskTrial(const std::string &kind, Random &random, Tally &tally) {
   return complaint.empty() ? expectHealed(scene, false) : complaint;
 }
 
+/// A small file system of this process's own. Mounts are seen by nobody else and vanish with the process.
+class Mounted {
+public:
+  /// Why nothing can be mounted here; empty: it can.
+  static std::string problem() {
+    static const std::string why = [] {
+      bool alone = unshare(CLONE_NEWNS) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+      return alone && Mounted().mounted_ ? std::string() : std::string("cannot mount a file system: ") + std::strerror(errno);
+    }();
+    return why;
+  }
+  Mounted() : mounted_(mount("phasec", dir_.path().c_str(), "tmpfs", 0, kOptions) == 0) {}
+  ~Mounted() {
+    if (mounted_) umount2(dir_.path().c_str(), MNT_DETACH);
+  }
+  const std::string &path() const { return dir_.path(); }
+  bool readOnly(bool on) { return mount("phasec", path().c_str(), nullptr, MS_REMOUNT | (on ? MS_RDONLY : 0), kOptions) == 0; }
+  /// Fills it up but for `bytes`; 0 frees everything again.
+  bool leave(int64_t bytes) {
+    std::string ballast = path() + "/ballast";
+    std::filesystem::remove(ballast);
+    struct statfs info {};
+    if (bytes == 0 || statfs(path().c_str(), &info) != 0) return bytes == 0;
+    int fd = open(ballast.c_str(), O_WRONLY | O_CREAT, 0600);
+    bool filled = fd >= 0 && posix_fallocate(fd, 0, int64_t(info.f_bavail) * info.f_bsize - bytes) == 0;
+    if (fd >= 0) close(fd);
+    return filled;
+  }
+
+private:
+  static constexpr const char *kOptions = "size=4m,mode=0700";
+  TempDir dir_;
+  bool mounted_;
+};
+
+/// A disk with a few pages left, or none.
+Complaint fullTrial(const std::string &, Random &random, Tally &tally) {
+  Mounted disk;
+  Scene scene(disk.path());
+  if (random() % 2) scene.removeUserFile();
+  if (!disk.leave(1 + int64_t(random() % (random() % 2 ? 4'096 * 4 : 400'000)))) return "cannot fill the disk";
+  Complaint complaint = exercise(scene, random() % 2, random, tally);
+  disk.leave(0);
+  return complaint.empty() ? expectHealed(scene, false) : complaint;
+}
+
+/// A medium that may not be written, whatever the modes say.
+Complaint readOnlyTrial(const std::string &, Random &random, Tally &tally) {
+  Mounted disk;
+  Scene scene(disk.path());
+  if (random() % 3 == 0) scene.removeUserFile();
+  if (!disk.readOnly(true)) return "cannot make the disk read-only";
+  Complaint complaint = exercise(scene, random() % 2, random, tally);
+  if (!disk.readOnly(false)) return "cannot make the disk writable";
+  return complaint.empty() ? expectHealed(scene, false) : complaint;
+}
+
 /// Real modes, without root's rights.
-Complaint accessTrial(Random &random, Tally &tally) {
+Complaint accessTrial(const std::string &, Random &random, Tally &tally) {
   Scene scene;
   const int kModes[] = {0000, 0100, 0400, 0500, 0300};
   int mode = kModes[random() % 5], file_mode = random() % 2 ? 0400 : 0000;
@@ -246,24 +324,28 @@ Complaint accessTrial(Random &random, Tally &tally) {
   if (geteuid() == 0 && chown(scene.dir.path().c_str(), 65534, 65534) != 0) return "chown failed";
   chmod((on_file ? scene.user : scene.dir / "user").c_str(), mode_t(on_file ? file_mode : mode));
   std::fflush(stdout);
+  int reports[2];
+  if (pipe(reports) != 0) return "no pipe";
   pid_t child = fork();
   if (child == 0) {
     if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) _exit(4);
-    Tally ignored;
-    Complaint complaint = exercise(scene, random() % 2, random, ignored);
+    Complaint complaint = exercise(scene, random() % 2, random, tally);
     if (!complaint.empty()) std::printf("  %s\n", complaint.c_str());
     std::fflush(stdout);
-    _exit(complaint.empty() ? 0 : 1);
+    bool reported = write(reports[1], &tally, sizeof tally) == sizeof tally;
+    _exit(complaint.empty() && reported ? 0 : 1);
   }
   int status = 0;
   waitpid(child, &status, 0);
-  ++tally.warned;
+  close(reports[1]);
+  if (status == 0 && read(reports[0], &tally, sizeof tally) != sizeof tally) return "no report";
+  close(reports[0]);
   chmod((scene.dir / "user").c_str(), 0700);
   return status == 0 ? Complaint() : "the child ended with status " + std::to_string(status);
 }
 
 /// A writer is killed at a random moment; what it leaves must be sound.
-Complaint killTrial(Random &random, Tally &tally) {
+Complaint killTrial(const std::string &, Random &random, Tally &tally) {
   Scene scene;
   uint64_t delay_us = random() % 20'000;
   pid_t child = fork();
@@ -287,8 +369,9 @@ Complaint killTrial(Random &random, Tally &tally) {
 }
 
 /// Times from another age in the side table, and a file of the future.
-Complaint clockTrial(Random &random, Tally &tally) {
+Complaint clockTrial(const std::string &, Random &random, Tally &tally) {
   Scene scene;
+  scene.complete = false; // eviction goes by time
   int64_t when = int64_t(random() % 2 ? random() : random() % 4'000'000'000u);
   sql(scene.user, "UPDATE use SET used_s = " + std::to_string(when) + ", created_s = " + std::to_string(-when) +
                       " WHERE id % 2 = " + std::to_string(random() % 2));
@@ -298,52 +381,122 @@ Complaint clockTrial(Random &random, Tally &tally) {
   return complaint.empty() ? expectHealed(scene, false) : complaint;
 }
 
-Complaint runTrial(const std::string &kind, Random &random, Tally &tally) {
-  if (kind == "enospc" || kind == "eio" || kind == "erofs") return diskTrial(kind, random, tally);
-  if (kind == "eacces") return accessTrial(random, tally);
-  if (kind == "kill") return killTrial(random, tally);
-  if (kind == "clock") return clockTrial(random, tally);
-  return damageTrial(kind, random, tally);
+/// All kernels through one cache, and a new one. Empty when all bytes were right.
+Complaint useAll(Cache &cache, uint64_t fresh) {
+  for (int i = 0; i <= kKernels; ++i) {
+    Compiled kernel = i < kKernels ? kernelOf(i) : makeKernel(2, fresh, 3'000);
+    Result<Hit> made = cache.obtain(queryOf(kernel), [&]() -> Result<Compiled> { return kernel; });
+    if (!made.ok()) return made.status().text();
+    if (!sameBytes(*made->artefact, kernel.artefact)) return "WRONG BYTES beside a fork";
+  }
+  return {};
+}
+
+/// A process forks while another of its threads uses the cache; all go on with the cache that they have, and what any of
+/// them stores is there in the end.
+Complaint forkTrial(const std::string &, Random &random, Tally &tally) {
+  Scene scene;
+  CacheOptions options;
+  options.user_dir = scene.dir / "user";
+  options.memory_bytes_max = 1; // the files shall be asked
+  auto cache = Cache::open(options).take();
+  if (random() % 2) (void)cache->lookup(queryOf(kernelOf(0)));
+  std::atomic<bool> stop{false};
+  Complaint of_thread, complaint;
+  uint64_t stored = kKernels, of_thread_stored = 0;
+  std::thread other([&] {
+    for (; !stop && of_thread.empty(); ++of_thread_stored) of_thread = useAll(*cache, 10'000 + of_thread_stored);
+  });
+  std::vector<pid_t> children;
+  for (uint64_t n = 1 + random() % 3; n > 0; --n) {
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 3'000));
+    constexpr uint64_t kRounds = 4;
+    auto rounds = [&](uint64_t first) {
+      Complaint bad;
+      for (uint64_t r = 0; r < kRounds && bad.empty(); ++r) bad = useAll(*cache, first + 100 * n + r);
+      return bad;
+    };
+    pid_t child = fork();
+    if (child == 0) _exit(rounds(2'000).empty() ? 0 : 1);
+    children.push_back(child);
+    if (complaint.empty()) complaint = rounds(1'000);
+    stored += 2 * kRounds;
+  }
+  for (pid_t child : children) {
+    int status = 0, waited_ms = 0;
+    while (waitpid(child, &status, WNOHANG) == 0 && ++waited_ms < 20'000) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (waited_ms >= 20'000) kill(child, SIGKILL), waitpid(child, &status, 0);
+    if (status != 0 && complaint.empty()) complaint = "a child ended with status " + std::to_string(status);
+  }
+  stop = true;
+  other.join();
+  CacheCounters told = cache->counters();
+  tally.hits += int(told.hits_memory + told.hits_blessed + told.hits_user);
+  tally.misses += int(told.compiles);
+  tally.degraded += told.degraded;
+  cache.reset();
+  if (complaint.empty()) complaint = of_thread;
+  size_t found = listEntries(scene.user)->size(), wanted = stored + of_thread_stored;
+  if (complaint.empty() && found != wanted) complaint = std::to_string(found) + " kernels stored, not " + std::to_string(wanted);
+  return complaint.empty() ? expectHealed(scene, false) : complaint;
+}
+
+struct Kind {
+  const char *name;
+  Complaint (*trial)(const std::string &kind, Random &random, Tally &tally);
+};
+const Kind kKinds[] = {{"flip", damageTrial},   {"truncate", damageTrial},    {"garbage", damageTrial}, {"zero", damageTrial},
+                       {"enospc", diskTrial},   {"eio", diskTrial},           {"erofs", diskTrial},     {"full", fullTrial},
+                       {"readonly", readOnlyTrial}, {"eacces", accessTrial}, {"kill", killTrial},      {"clock", clockTrial},
+                       {"fork", forkTrial}};
+
+/// Runs the trials of one kind and prints what came of them; the number of failures.
+int runKind(const Kind &kind, int trials, uint64_t seed) {
+  int failures = 0;
+  if ((kind.trial == fullTrial || kind.trial == readOnlyTrial) && !Mounted::problem().empty()) {
+    std::printf("%-8s skipped: %s\n", kind.name, Mounted::problem().c_str());
+    return 0;
+  }
+  Tally tally;
+  for (; tally.trials < trials; ++tally.trials) {
+    uint64_t trial_seed = seed + uint64_t(tally.trials);
+    Random random(trial_seed * 1'000'003 + std::hash<std::string>()(kind.name));
+    Complaint complaint = kind.trial(kind.name, random, tally);
+    if (complaint.empty()) continue;
+    ++failures;
+    std::printf("FAILED: %s, --seed %llu --trials 1: %s\n", kind.name, (unsigned long long)trial_seed, complaint.c_str());
+  }
+  std::printf("%-8s %5d trials: %6d hits, %5d misses, %5d typed errors, %4d warned; counted: %lld damaged rows, %lld files aside, %lld degraded\n",
+              kind.name, tally.trials, tally.hits, tally.misses, tally.typed_errors, tally.warned, (long long)tally.damaged_rows,
+              (long long)tally.set_aside, (long long)tally.degraded);
+  std::fflush(stdout);
+  return failures;
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
-  const std::vector<std::string> kKinds = {"flip", "truncate", "garbage", "zero", "enospc",
-                                           "eio",  "erofs",    "eacces",  "kill", "clock"};
-  std::vector<std::string> kinds;
+  std::vector<Kind> kinds;
   int trials = 20;
   uint64_t seed = 1;
   for (int i = 1; i < argc; ++i) {
     std::string arg = argv[i];
+    auto named = std::find_if(std::begin(kKinds), std::end(kKinds), [&](const Kind &kind) { return kind.name == arg; });
     if (arg == "--all")
       trials = 1'000;
     else if (arg == "--trials" && i + 1 < argc)
       trials = std::atoi(argv[++i]);
     else if (arg == "--seed" && i + 1 < argc)
       seed = std::strtoull(argv[++i], nullptr, 10);
-    else if (std::find(kKinds.begin(), kKinds.end(), arg) != kKinds.end())
-      kinds.push_back(arg);
+    else if (named != std::end(kKinds))
+      kinds.push_back(*named);
     else
       return std::printf("usage: faults [--trials N] [--seed S] [--all] [KIND...]\n"), 2;
   }
+  if (kinds.empty()) kinds.assign(std::begin(kKinds), std::end(kKinds));
   installShim();
   int failures = 0;
-  for (const std::string &kind : kinds.empty() ? kKinds : kinds) {
-    Tally tally;
-    for (int trial = 0; trial < trials; ++trial, ++tally.trials) {
-      uint64_t trial_seed = seed + uint64_t(trial);
-      Random random(trial_seed * 1'000'003 + std::hash<std::string>()(kind));
-      Complaint complaint = runTrial(kind, random, tally);
-      if (complaint.empty()) continue;
-      ++failures;
-      std::printf("FAILED: %s, --seed %llu --trials 1: %s\n", kind.c_str(), (unsigned long long)trial_seed,
-                  complaint.c_str());
-    }
-    std::printf("%-8s %4d trials: %5d hits, %5d misses, %5d typed errors, %4d runs with a warning\n", kind.c_str(),
-                tally.trials, tally.hits, tally.misses, tally.typed_errors, tally.warned);
-    std::fflush(stdout);
-  }
+  for (const Kind &kind : kinds) failures += runKind(kind, trials, seed);
   std::printf("%s\n", failures ? "faults: FAILED" : "faults: ok");
   return failures ? 1 : 0;
 }

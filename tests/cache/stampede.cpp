@@ -1,13 +1,20 @@
-// stampede.cpp: processes that want the same kernels at the same time, and processes that die while others wait for
-// them.
+// stampede.cpp: threads and processes that want the same kernels at the same time, and processes that die while others
+// wait for them. Whole runtimes ask; what counts is how often nvrtcCompileProgram was called through NVRTC's function
+// table, which stub_nvrtc.cpp fills: 500 ms a call, and other bytes each time.
 //
-//   stampede [--rounds N] [--all]      default 10 kill rounds; --all 100, and 500 ms per compile as a slow NVRTC has it
+//   stampede STUB_LIBRARY [--rounds N] [--all]      default 10 kill rounds; --all 100
 //
-// Exit 0: every count was right. Each compile appends a byte to a file, so that compiles are counted across processes.
+// Exit 0: every count was right.
+#include "phasec/runtime.h"
 #include "tests/cache/support.h"
 
+#include <atomic>
 #include <csignal>
 #include <cstring>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <set>
 #include <sys/wait.h>
 #include <thread>
 
@@ -19,10 +26,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kProcesses = 16;
-constexpr int kKeys = 8;
+constexpr int kThreads = 64, kProcesses = 16, kKeys = 8, kWaiters = 3;
+constexpr const char *kSlow = "500", *kForever = "600000", *kQuick = "5"; ///< milliseconds of a compile
 
+std::string stub;
 int failures = 0;
+int warnings = 0; ///< of this process's caches
 
 void expect(bool good, const std::string &what) {
   if (good) return;
@@ -30,43 +39,104 @@ void expect(bool good, const std::string &what) {
   std::printf("FAILED: %s\n", what.c_str());
 }
 
-void appendByte(const std::string &path) {
-  int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-  if (fd < 0 || write(fd, ".", 1) != 1) std::abort();
-  close(fd);
+double secondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+void compilesTake(const char *ms) { setenv("STUB_NVRTC_MS", ms, 1); }
+
+/// Sources that were compiled, one entry per call of nvrtcCompileProgram.
+std::multiset<std::string> callsIn(const std::string &path) {
+  std::ifstream in(path);
+  return {std::istream_iterator<std::string>(in), {}};
 }
 
-size_t sizeOf(const std::string &path) {
-  std::error_code ignored;
-  auto size = std::filesystem::file_size(path, ignored);
-  return ignored ? 0 : size_t(size);
+/// Where calls are counted from now on, here and in children.
+std::string countIn(const TempDir &dir) {
+  std::string path = dir / "calls";
+  setenv("STUB_NVRTC_CALLS", path.c_str(), 1);
+  return path;
 }
 
-/// One process of the stampede: asks for all keys in an order of its own. Exit status 0 when all bytes were right.
-int runMember(const TempDir &dir, int member, milliseconds compile_time) {
-  std::this_thread::sleep_for(milliseconds(member * 3)); // staggered, as starts are
-  Bench bench(dir / "user");
-  bench.options.compile_slots = 4;
-  auto cache = bench.open();
-  for (int i = 0; i < kKeys; ++i) {
-    Compiled kernel = makeKernel(8, uint64_t((i * 3 + member) % kKeys));
-    Result<Hit> hit = cache->obtain(queryOf(kernel), [&]() -> Result<Compiled> {
-      appendByte(dir / ("compiled" + std::to_string(kernel.artefact.key.fingerprint.low)));
-      std::this_thread::sleep_for(compile_time);
-      return kernel;
+const Layers &layers() {
+  static const Layers all = Layers::read(PHASEC_SOURCE_DIR "/examples/layers/tiny_wo_harness.phase").take();
+  return all;
+}
+
+/// One of kKeys schedules, each another kernel.
+Schedule scheduleOf(int key) {
+  Schedule schedule;
+  for (auto [knob, value] : {std::pair("math", std::string("exact")), {"wo_split", std::to_string(1 << key % 4)},
+                             {"tokens_max", std::to_string(1 + key / 4)}})
+    if (!schedule.set(knob, value, Origin::Host).ok()) std::abort();
+  return schedule;
+}
+
+Result<Runtime> openRuntime(const std::string &user_dir, int slots, std::string *log = nullptr) {
+  RuntimeOptions options;
+  options.device = DeviceChoice::None;
+  options.nvrtc_path = stub;
+  options.cache.user_dir = user_dir;
+  options.cache.compile_slots = slots;
+  if (log) options.log = [log](const std::string &line) { *log += line + "\n"; };
+  options.cache.warn = [](const std::string &text) { std::printf("warning: %s\n", text.c_str()), ++warnings; };
+  return Runtime::open(options);
+}
+
+/// The kernel's bytes; empty when there is none.
+std::string bytesOf(Runtime &runtime, int key) {
+  Result<Kernel> kernel = runtime.prepare(layers(), scheduleOf(key));
+  if (!kernel.ok()) return std::printf("%s\n", kernel.status().text().c_str()), std::string();
+  const std::vector<uint8_t> &payload = kernel->provenance().artefact->payload;
+  return {payload.begin(), payload.end()};
+}
+
+// ---- threads ---------------------------------------------------------------------------------------------------
+
+void threadStampede(const TempDir &dir, const std::string &user_dir) {
+  std::string calls = countIn(dir);
+  std::filesystem::remove(calls);
+  compilesTake(kSlow);
+  Result<Runtime> runtime = openRuntime(user_dir, 4);
+  std::mutex mutex;
+  std::set<std::string> seen;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i)
+    threads.emplace_back([&, i] {
+      std::this_thread::sleep_for(milliseconds(i * 11 % 700)); // staggered; the last come when it is done
+      std::string bytes = bytesOf(*runtime, 0);
+      std::lock_guard lock(mutex);
+      seen.insert(bytes);
     });
-    if (!hit.ok() || !sameBytes(*hit->artefact, kernel.artefact)) return 1;
-  }
-  return bench.warnings->empty() ? 0 : 2;
+  for (std::thread &thread : threads) thread.join();
+  size_t count = callsIn(calls).size();
+  expect(count == 1, std::to_string(count) + " compiles by threads that want one key");
+  expect(seen.size() == 1 && !seen.begin()->empty(), "threads have different bytes");
+  std::printf("%d threads x 1 key, %s a user file: %zu compiles\n", kThreads, user_dir.empty() ? "without" : "with", count);
 }
 
-void stampede(milliseconds compile_time) {
+// ---- processes -------------------------------------------------------------------------------------------------
+
+/// One process of the stampede: asks for all keys in an order of its own and writes down their bytes.
+int runMember(const TempDir &dir, int member) {
+  std::this_thread::sleep_for(milliseconds(member * 30)); // staggered, as starts are
+  Result<Runtime> runtime = openRuntime(dir / "user", 4);
+  for (int i = 0; i < kKeys; ++i) {
+    int key = (i * 3 + member) % kKeys;
+    std::string bytes = bytesOf(*runtime, key);
+    if (bytes.empty()) return 1;
+    writeFile(dir / ("bytes-" + std::to_string(key) + "-" + std::to_string(member)), bytes);
+  }
+  return warnings ? 2 : 0;
+}
+
+void processStampede() {
   TempDir dir;
+  std::string calls = countIn(dir);
+  compilesTake(kSlow);
   Clock::time_point start = Clock::now();
   std::vector<pid_t> children;
   for (int member = 0; member < kProcesses; ++member) {
     pid_t child = fork();
-    if (child == 0) _exit(runMember(dir, member, compile_time));
+    if (child == 0) _exit(runMember(dir, member));
     children.push_back(child);
   }
   for (pid_t child : children) {
@@ -74,81 +144,96 @@ void stampede(milliseconds compile_time) {
     waitpid(child, &status, 0);
     expect(status == 0, "a member of the stampede ended with status " + std::to_string(status));
   }
-  size_t compiles = 0;
-  for (uint64_t i = 0; i < kKeys; ++i) compiles += sizeOf(dir / ("compiled" + std::to_string(fingerprintOf(i).low)));
-  expect(compiles == kKeys, std::to_string(compiles) + " compiles of " + std::to_string(kKeys) + " keys");
+  std::multiset<std::string> all = callsIn(calls);
+  expect(all.size() == kKeys, std::to_string(all.size()) + " compiles of " + std::to_string(kKeys) + " keys");
+  expect(std::set<std::string>(all.begin(), all.end()).size() == kKeys, "a kernel was compiled twice, or not at all");
+  std::set<std::string> kernels;
+  for (int key = 0; key < kKeys; ++key)
+    for (int member = 0; member < kProcesses; ++member)
+      kernels.insert(readFile(dir / ("bytes-" + std::to_string(key) + "-" + std::to_string(member))));
+  expect(kernels.size() == kKeys, "processes have different bytes of one key");
   expect(listEntries(userFile(dir / "user"))->size() == kKeys, "not every key was stored");
   expect(verifyStore(userFile(dir / "user"))->ok(), "the file does not verify");
-  std::printf("%d processes x %d keys: %zu compiles, %.2f s\n", kProcesses, kKeys, compiles,
-              std::chrono::duration<double>(Clock::now() - start).count());
+  std::printf("%d processes x %d keys: %zu compiles, %.2f s\n", kProcesses, kKeys, all.size(), secondsSince(start));
 }
 
-/// A holder is killed in the middle of its compile; three waiters must end with the kernel, one of them compiling.
+// ---- death -----------------------------------------------------------------------------------------------------
+
+/// A child that wants key 0 while one compile at a time may run: the slot, too, must come back from the dead.
+pid_t forkWanting(const TempDir &dir, const char *ms, const std::string &log_name) {
+  std::fflush(stdout);
+  pid_t child = fork();
+  if (child != 0) return child;
+  compilesTake(ms);
+  std::string log;
+  Result<Runtime> runtime = openRuntime(dir / "user", 1, &log);
+  std::string bytes = bytesOf(*runtime, 0);
+  writeFile(dir / (log_name + ".log"), log);
+  writeFile(dir / (log_name + ".bytes"), bytes);
+  _exit(bytes.empty() || warnings);
+}
+
+/// A holder is killed inside nvrtcCompileProgram; the waiters must end with one kernel, one of them compiling.
 void killRound(int round, std::vector<double> &waits_ms) {
   TempDir dir;
-  Compiled kernel = makeKernel(8, uint64_t(round));
-  auto compileSlowly = [&](milliseconds time) {
-    Bench bench(dir / "user");
-    bench.options.compile_slots = 1; // the slot, too, must come back from the dead
-    auto cache = bench.open();
-    Result<Hit> hit = cache->obtain(queryOf(kernel), [&]() -> Result<Compiled> {
-      appendByte(dir / "started");
-      std::this_thread::sleep_for(time);
-      return kernel;
-    });
-    return hit.ok() && sameBytes(*hit->artefact, kernel.artefact) ? 0 : 1;
-  };
-  pid_t holder = fork();
-  if (holder == 0) _exit(compileSlowly(milliseconds(600'000)));
-  while (sizeOf(dir / "started") == 0) std::this_thread::sleep_for(milliseconds(1));
+  std::string calls = countIn(dir), name = "round " + std::to_string(round) + ": ";
+  pid_t holder = forkWanting(dir, kForever, "holder");
+  while (callsIn(calls).empty()) std::this_thread::sleep_for(milliseconds(1));
   std::vector<pid_t> waiters;
-  for (int i = 0; i < 3; ++i) {
-    pid_t child = fork();
-    if (child == 0) _exit(compileSlowly(milliseconds(5)));
-    waiters.push_back(child);
-  }
-  std::this_thread::sleep_for(milliseconds(20 + round % 30));
+  for (int i = 0; i < kWaiters; ++i) waiters.push_back(forkWanting(dir, kQuick, std::to_string(i)));
+  const bool long_wait = round % 10 == 0; // long enough to be told whom one waits for
+  std::this_thread::sleep_for(milliseconds(long_wait ? 250 : 20 + round % 30));
   kill(holder, SIGKILL);
   Clock::time_point killed = Clock::now();
   waitpid(holder, nullptr, 0);
   for (pid_t child : waiters) {
     int status = 0;
     while (waitpid(child, &status, WNOHANG) == 0) {
-      if (Clock::now() - killed > std::chrono::seconds(20)) {
-        expect(false, "round " + std::to_string(round) + ": a waiter hangs");
+      if (secondsSince(killed) > 20) {
+        expect(false, name + "a waiter hangs");
         kill(child, SIGKILL);
         waitpid(child, &status, 0);
         break;
       }
       std::this_thread::sleep_for(milliseconds(1));
     }
-    expect(status == 0, "round " + std::to_string(round) + ": a waiter ended with status " + std::to_string(status));
+    expect(status == 0, name + "a waiter ended with status " + std::to_string(status));
   }
-  waits_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - killed).count());
-  expect(sizeOf(dir / "started") == 2,
-         "round " + std::to_string(round) + ": " + std::to_string(sizeOf(dir / "started")) + " compiles, 2 expected");
+  waits_ms.push_back(1000 * secondsSince(killed));
+  size_t count = callsIn(calls).size();
+  expect(count == 2, name + std::to_string(count) + " compiles, 2 expected");
+  for (int i = 0; i < kWaiters; ++i) {
+    std::string who = std::to_string(i);
+    expect(readFile(dir / (who + ".bytes")) == readFile(dir / "0.bytes"), name + "waiters have different bytes");
+    bool told = readFile(dir / (who + ".log")).find("for pid " + std::to_string(holder)) != std::string::npos;
+    if (long_wait) expect(told, name + "a waiter was not told whom it waits for");
+  }
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
   int rounds = 10;
-  milliseconds compile_time{50};
   for (int i = 1; i < argc; ++i) {
     if (!std::strcmp(argv[i], "--all"))
-      rounds = 100, compile_time = milliseconds(500);
+      rounds = 100;
     else if (!std::strcmp(argv[i], "--rounds") && i + 1 < argc)
       rounds = std::atoi(argv[++i]);
+    else if (stub.empty() && argv[i][0] != '-')
+      stub = argv[i];
     else
-      return std::printf("usage: stampede [--rounds N] [--all]\n"), 2;
+      return std::printf("usage: stampede STUB_LIBRARY [--rounds N] [--all]\n"), 2;
   }
-  stampede(compile_time);
+  // Forks first: the threads come when no child will inherit their runtime.
+  processStampede();
   std::vector<double> waits_ms;
   for (int round = 0; round < rounds; ++round) killRound(round, waits_ms);
   std::sort(waits_ms.begin(), waits_ms.end());
   if (!waits_ms.empty())
     std::printf("%d holders killed: all waiters done after %.0f ms (median), %.0f ms (worst)\n", rounds,
                 waits_ms[waits_ms.size() / 2], waits_ms.back());
+  TempDir dir;
+  for (const std::string &user_dir : {dir / "user", std::string()}) threadStampede(dir, user_dir);
   std::printf("%s\n", failures ? "stampede: FAILED" : "stampede: ok");
   return failures ? 1 : 0;
 }

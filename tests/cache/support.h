@@ -22,9 +22,9 @@ namespace phasec::test {
 /// disk.
 class TempDir {
 public:
-  TempDir() {
+  explicit TempDir(std::filesystem::path base = {}) {
     bool in_memory = !std::getenv("TMPDIR") && access("/dev/shm", W_OK) == 0;
-    std::filesystem::path base = in_memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+    if (base.empty()) base = in_memory ? "/dev/shm" : std::filesystem::temp_directory_path();
     std::string pattern = (base / "phasec-cache-XXXXXX").string();
     path_ = mkdtemp(pattern.data()) ? pattern : std::string();
   }

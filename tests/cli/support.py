@@ -37,9 +37,9 @@ class CliTest(unittest.TestCase):
                 keep[name] = str(value)
         return keep
 
-    def phasec(self, *words, expect=0, env=None, cwd=None):
-        """Runs phasec, checks its exit status, returns (stdout, stderr)."""
-        done = subprocess.run([PHASEC, *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    def phasec(self, *words, expect=0, env=None, cwd=None, program=None):
+        """Runs phasec (or a copy of it), checks its exit status, returns (stdout, stderr)."""
+        done = subprocess.run([program or PHASEC, *map(str, words)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               env=self.environment(env or {}), cwd=cwd or self.work, timeout=240, text=True, errors="surrogateescape")
         context = f"phasec {' '.join(map(str, words))}\nstdout: {done.stdout[-3000:]}\nstderr: {done.stderr[-3000:]}"
         self.assertGreaterEqual(done.returncode, 0, f"ended by signal {-done.returncode}\n{context}")
@@ -47,9 +47,9 @@ class CliTest(unittest.TestCase):
             self.assertEqual(done.returncode, expect, context)
         return done.stdout, done.stderr
 
-    def json(self, command, *words, expect=0, env=None, cwd=None):
+    def json(self, command, *words, expect=0, env=None, cwd=None, program=None):
         """Runs a command with --json, checks the schema, returns the document."""
-        out, err = self.phasec(command, *words, "--json", expect=expect, env=env, cwd=cwd)
+        out, err = self.phasec(command, *words, "--json", expect=expect, env=env, cwd=cwd, program=program)
         try:
             document = json.loads(os.fsencode(out).decode("utf-8", "strict"))
         except ValueError as error:

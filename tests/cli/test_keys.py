@@ -9,16 +9,47 @@ EXPLAIN = ("--device", "sim", "--exact")
 
 
 class Keys(support.CliTest):
-    def keys(self, *words, env=None, cwd=None, layers=TINY, directory=LAYERS):
-        return {layer: self.json("explain", directory / f"{layer}.phase", *EXPLAIN, *words, env=env, cwd=cwd)["function_fingerprint"] for layer in layers}
+    def keys(self, *words, env=None, cwd=None, layers=TINY, directory=LAYERS, program=None):
+        def key(layer):  # whatever the exit status: under jit = off a miss is a finding
+            return self.json("explain", directory / f"{layer}.phase", *EXPLAIN, *words, env=env, cwd=cwd, program=program, expect=None)["function_fingerprint"]
+        return {layer: key(layer) for layer in layers}
 
     def test_place_and_user_do_not_matter(self):
         layer = ["tiny_qwen35_27b"]
         first = self.keys(layers=layer)
-        self.assertEqual(self.keys(layers=layer, cwd="/", env={"HOME": "/nonexistent", "USER": "nobody", "OMP_NUM_THREADS": "3"}), first)
+        self.assertEqual(self.keys(layers=layer, cwd="/", env={"HOME": "/nonexistent", "USER": "nobody"}), first)
+        self.assertEqual(self.keys(layers=layer, env={"HOME": None, "USER": None, "LANG": "tr_TR.UTF-8", "TZ": "Asia/Tokyo", "TMPDIR": "/"}), first)
         shutil.copytree(LAYERS, self.work / "copy of layers")
         self.assertEqual(self.keys(layers=layer, directory=self.work / "copy of layers"), first)
         self.assertEqual(self.keys("--no-prove", layers=layer), first)
+
+    def test_threads_do_not_matter(self):
+        layer = ["tiny_qwen35_27b"]
+        first = self.keys(layers=layer)
+        self.assertEqual(self.keys(layers=layer, env={"OMP_NUM_THREADS": "3", "CMAKE_BUILD_PARALLEL_LEVEL": "1"}), first)
+        everything = os.sched_getaffinity(0)
+        self.addCleanup(os.sched_setaffinity, 0, everything)
+        os.sched_setaffinity(0, {min(everything)})
+        self.assertEqual(self.keys(layers=layer), first)
+
+    def test_install_prefix_does_not_matter(self):
+        first = self.keys()
+        prefix = self.work / "some other prefix" / "bin"
+        prefix.mkdir(parents=True)
+        shutil.copy(support.PHASEC, prefix / "phasec")
+        self.assertEqual(self.keys(program=prefix / "phasec"), first)
+
+    def test_environment_does_not_matter(self):
+        """Every variable that doctor lists, but for those that set knobs."""
+        layer = ["tiny_qwen35_27b"]
+        first = self.keys(layers=layer)
+        known = [setting["name"] for setting in self.json("doctor", expect=None)["environment"]]
+        variables = [name for name in known if name.startswith("PHASEC_") and name not in ("PHASEC_CONFIG", "PHASEC_WO_SPLIT")]
+        self.assertGreaterEqual(len(variables), 8)
+        values = {"PHASEC_JIT": "off", "PHASEC_DEVICE": "none"}
+        for name in variables:
+            value = values.get(name, self.work / "elsewhere")
+            self.assertEqual(self.keys(layers=layer, env={name: value}), first, name)
 
     def test_comments_do_not_matter(self):
         first = self.keys()

@@ -107,10 +107,10 @@ class Stored(support.CliTest):
         self.assertEqual(self.json("cache", "ls")["entries"], [])
         hit = self.json("run", HARNESS, *SIM, "--set", "wo_split=2", env={"PHASEC_BLESSED": blessed})
         self.assertEqual((hit["cache"]["outcome"], hit["cache"]["layer"]), ("hit", "blessed"))
-        data = bytearray(blessed.read_bytes())
-        data[len(data) // 2] ^= 1
-        blessed.write_bytes(data)
-        self.assertFalse(self.json("cache", "verify", blessed, expect=3)["ok"])
+        good = blessed.read_bytes()
+        for at in [*range(0, 100, 7), *range(100, len(good), len(good) // 40), len(good) - 1]:
+            blessed.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:])
+            self.assertFalse(self.json("cache", "verify", blessed, expect=3)["ok"], at)
         self.phasec("cache", "verify", self.work / "absent.db", expect=1)
 
 

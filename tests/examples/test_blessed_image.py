@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import stat
 import subprocess
@@ -87,6 +88,44 @@ def shards(work, manifest, whole):
     expect("shard-2.db" in refused.stderr and not (work / "never.db").exists(), "a damaged shard was merged")
 
 
+def kubernetes(work, manifest, whole):
+    """The command of the README's indexed job, with its index set by hand and the image's paths put here."""
+    readme = (EXAMPLE / "README.md").read_text()
+    job = readme[readme.index("kind: Job"):]
+    shards_count = int(re.search(r"completions: (\d+)", job).group(1))
+    command = " ".join(job[job.index("- >") + 3:job.index("volumeMounts")].split())
+    ship = work / "ship"
+    ship.mkdir()
+    for name in ("ship.manifest", "mlp.phase"):
+        shutil.copy(manifest.parent / name, ship)
+    for image_path, here in (("/opt/phasec/bin/phasec", PHASEC), ("/src/", f"{ROOT}/"), ("/ship/", f"{ship}/")):
+        expect(image_path in command, f"the job does not name {image_path}: {command}")
+        command = re.sub(rf"(?<=[ =]){image_path}", str(here), command)
+    for index in range(shards_count):
+        run("bash", "-c", command, env=dict(os.environ, JOB_COMPLETION_INDEX=str(index)))
+    parts = sorted((ship / "shards").glob("shard-*.db"))
+    expect(len(parts) == shards_count, f"{len(parts)} shards of {shards_count}")
+    run("bash", EXAMPLE / "slurm_bless.sh", "--merge", ship / "shards", ship / "blessed.db", env=dict(os.environ, BINARY=str(PHASEC)))
+    expect(sha256(ship / "blessed.db") == sha256(whole), "the shards of the Kubernetes job are not the whole")
+
+
+def dockerfile():
+    """No daemon runs it here, so what can be read off it: files that it copies and runs, libraries that the binary needs."""
+    text = (EXAMPLE / "Dockerfile").read_text()
+    first, second = text.split("FROM debian:12-slim")
+    for path in re.findall(r"examples/[\w/.]+", first):
+        expect((ROOT / path).exists(), f"the Dockerfile names {path}")
+    flags = re.findall(r" (--[a-z-]+)", first[first.index("blessed_image.sh"):])
+    usage = run("bash", EXAMPLE / "blessed_image.sh", "--help").stdout
+    for flag in flags:
+        expect(flag in usage, f"blessed_image.sh has no {flag}")
+    libraries = re.findall(r"=> (/\S+)", run("ldd", PHASEC).stdout)
+    for library in libraries if shutil.which("dpkg") else []:
+        owner = subprocess.run(["dpkg", "-S", os.path.realpath(library)], capture_output=True, text=True).stdout.split(":")[0]
+        known = owner in ("", "libc6", "libgcc-s1") or re.sub(r"t64$", "", owner) in second.split()
+        expect(known, f"the image lacks {owner}, which {library} is from")
+
+
 def findings(work, manifest, whole, report):
     run(PHASEC, "bless", "--check", manifest, whole)
     most = lambda field: max(kernel[field] for kernel in report["kernels"])  # whatever their order, which is the keys'
@@ -150,6 +189,8 @@ def main():
         work = pathlib.Path(folder)
         manifest, whole, report = same_bytes(work)
         shards(work, manifest, whole)
+        kubernetes(work, manifest, whole)
+        dockerfile()
         findings(work, manifest, whole, report)
         refusal_names_the_line(work, whole)
         image(work)

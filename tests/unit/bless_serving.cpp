@@ -109,7 +109,7 @@ void checkLine(const Status &status, const Layers &layers, const Key &key) {
   REQUIRE(lines->size() == 1);
   CHECK((*lines)[0].key == key);
   CHECK((*lines)[0].target == "sm_90a");
-  CHECK((*lines)[0].ir_digest == layerDigest(layers.module()));
+  CHECK((*lines)[0].ir_digest == layers.digest());
 }
 
 } // namespace

@@ -124,6 +124,28 @@ TEST_CASE("verify sees every changed byte of a blessed file") {
   CHECK(verifyStore(dir / "absent.db").status().kind() == ErrorKind::Io);
 }
 
+TEST_SUITE("slow") {
+TEST_CASE("verify sees a change of each single byte of a blessed file") {
+  TempDir dir;
+  std::string path = dir / "b.db";
+  REQUIRE(writeBlessed(path, {makeKernel(8, 1, 2'000), makeKernel(4, 1, 100)}).ok());
+  const std::string bytes = readFile(path);
+  std::mt19937 random(9);
+  size_t missed = 0;
+  int file = open(path.c_str(), O_WRONLY);
+  for (size_t at = 0; at < bytes.size(); ++at) {
+    char other = char(bytes[at] ^ (1 + random() % 255));
+    REQUIRE(pwrite(file, &other, 1, off_t(at)) == 1);
+    missed += verifyStore(path)->ok();
+    REQUIRE(pwrite(file, &bytes[at], 1, off_t(at)) == 1);
+  }
+  close(file);
+  CHECK(missed == 0);
+  CHECK(verifyStore(path)->ok());
+  MESSAGE(bytes.size() << " bytes changed, " << bytes.size() - missed << " found");
+}
+}
+
 TEST_CASE("diff: added, removed, moved resources, and renamed by an edit") {
   TempDir dir;
   Compiled same = makeKernel(8, 1), removed = makeKernel(8, 2), added = makeKernel(8, 3);

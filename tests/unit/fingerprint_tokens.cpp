@@ -132,6 +132,7 @@ TEST_CASE("sections: one per template, and an edit changes its own only") {
   for (const auto &section : before.sections) names.push_back(section.name);
   CHECK(names == std::vector<std::string>{"kernel", "template:base.cuh", "template:phases/gather.cuh", "options",
                                           "target", "abi"});
+  CHECK(before.source == tokenDigest(kSource));
   CHECK(before.sections[3].text == "-std=c++20 --fmad=false");
   CHECK(before.sections[4].text == "sm_90a");
   CHECK(before.sections[5].text == "1");
@@ -147,6 +148,25 @@ TEST_CASE("sections: one per template, and an edit changes its own only") {
     CHECK_FALSE(after == before);
     for (size_t i = 0; i < before.sections.size(); i++)
       CHECK_MESSAGE((after.sections[i].digest != before.sections[i].digest) == (i == index), edit.first << " " << i);
+  }
+}
+
+TEST_CASE("a template's stream is remembered: it is the same the second time, and the one of a text that is not") {
+  std::mt19937 random(11);
+  const char *const pieces[] = {"a", "b ", "+", "#define S(x) ", "#x", "\n", "// c\n", "/* d", "*/", "\"s\"", "1.5f", "\\\n", "__LINE__", "R\"(", ")\""};
+  for (int i = 0; i < 2000; i++) { // more texts than are kept
+    std::string text;
+    for (int n = int(random() % 40); n > 0; n--) text += pieces[random() % std::size(pieces)];
+    auto under = [&](const char *file) {
+      return fingerprint("k;\n#line 1 \"" + std::string(file) + "\"\n" + text + "\n#line 9 \"k.cu\"\nz;\n", kOptions, "sm_90a", 1);
+    };
+    // A .cu file's text is not remembered. Where the text itself counts, its #line does too.
+    KernelFingerprint first = under("t.cuh"), second = under("t.cuh"), plain = under("t.cu");
+    CHECK(first == second);
+    for (size_t s = 0; s < first.sections.size(); s++) CHECK(first.sections[s].digest == second.sections[s].digest);
+    bool text_counts = tokenDigest(text) != tokenDigest("\n" + text);
+    if (!text_counts)
+      CHECK_MESSAGE(first == plain, text);
   }
 }
 

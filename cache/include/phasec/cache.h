@@ -106,8 +106,11 @@ const char *name(CacheLayer layer);
 /// What a caller wants. `sections` are needed for explaining a miss only.
 struct Query {
   Key key;
-  std::string toolchain; ///< empty: not known here, any will do
+  std::string toolchain; ///< empty: what is remembered of `compiler`; with no compiler either, any will do
   std::vector<Section> sections;
+  /// Identity of the file that would compile (path, size, time). The first compile by it tells its toolchain, which the
+  /// user file remembers, so that a hit need not open a compiler. Until then no row is by a matching toolchain.
+  std::string compiler = {};
 };
 
 struct Hit {
@@ -243,7 +246,7 @@ public:
   /// Source and PTX of a stored artefact, from whichever layer has them. ErrorKind::Input when none has.
   Result<Listing> listing(const Key &key, const std::string &toolchain);
 
-  /// Small durable facts beside the kernels (the toolchain memo, tuned schedules). Lost without a user file.
+  /// Small durable facts beside the kernels (tuned schedules). Lost without a user file.
   std::optional<std::string> note(const std::string &kind, const std::string &subject);
   Status setNote(const std::string &kind, const std::string &subject, const std::string &text);
 

@@ -27,11 +27,14 @@ public:
 
   /// Name of what runs: the last stack, else the last layer.
   const std::string &name() const;
-  const ir::Module &module() const { return *module_; }
+  const ir::Module &module() const;
+  /// Of the canonical text's tokens: the section `ir` of a key, and what a manifest line remembers. Computed once.
+  const std::string &digest() const;
 
 private:
-  explicit Layers(std::shared_ptr<const ir::Module> module) : module_(std::move(module)) {}
-  std::shared_ptr<const ir::Module> module_;
+  struct Parsed;
+  explicit Layers(std::shared_ptr<Parsed> parsed);
+  std::shared_ptr<Parsed> parsed_;
 };
 
 /// A stage of compilation as text.

@@ -294,7 +294,7 @@ template <size_t... I> void listAttributes(Rows &rows, std::index_sequence<I...>
 
 Rows languageRows() {
   Rows rows;
-  static_assert(std::variant_size_v<ir::Attrs> == size_t(ir::Op::fc2) + 1);
+  static_assert(std::variant_size_v<ir::Attrs> == size_t(ir::Op::argmax) + 1);
   listAttributes(rows, std::make_index_sequence<std::variant_size_v<ir::Attrs>>());
   for (const OpRow &op : opRows()) {
     rows[std::string("op ") + op.name];

@@ -77,10 +77,11 @@ private:
     return (s.op == Op::wo || s.op == Op::fc2) && (s.gemv.fold == Fold::Direct || s.gemv.fold == Fold::Tagged);
   }
 
-  /// True when everything unordered that `step` reads comes from step `from`.
+  /// True when everything unordered that `step` reads comes from step `from`, or lies behind what `from` waited for: who
+  /// arrives there has seen it.
   bool onlyFrom(int from, const Step &step) const {
     for (const Access &read : step.reads)
-      if (int w = writer(read.region, step.id); w >= 0 && w != from && !ordered(w, step.id)) return false;
+      if (int w = writer(read.region, step.id); w >= 0 && w != from && !ordered(w, step.id) && !ordered(w, from)) return false;
     return true;
   }
 

@@ -99,7 +99,27 @@ void examineSettings(Report &r) {
   bool runs = false;
   for (const Finding &f : r.findings) runs |= f.state == "ok" && (f.name == "cuda driver" || f.name == "host compiler");
   if (!runs) r.add("devices", "unusable", "no device to run on: neither a CUDA driver nor a host compiler for the sim; install g++ or the driver");
-  r.refusals.push_back("math = fast: everything; use --exact");
+}
+
+/// What the language allows and this build refuses: asked of a layer of every phase, for each contract and weight format.
+void examineRefusals(Report &r) {
+  for (const char *format : {"bf16", "fp8_e4m3", "nvfp4"}) {
+    std::string matrix = format;
+    auto layers = Layers::parse(
+        "probe.phase",
+        "layer @probe {\n  dims hidden = 64, ffn = 64, heads = 4, kv_heads = 2, head_dim = 32\n  tokens 1..16\n"
+        "  in %x : bf16[tokens, hidden]\n  cache %kv : bf16 paged(page = 64, order = nhd)\n  weight %g : bf16[hidden]\n"
+        "  weight %w_qkv : " + matrix + "[(heads + 2 * kv_heads) * head_dim, hidden]\n  weight %w_o : " + matrix + "[hidden, heads * head_dim]\n"
+        "  weight %w_up : " + matrix + "[2 * ffn, hidden]\n  weight %w_down : " + matrix + "[hidden, ffn]\n"
+        "  %n = norm %x, %g\n  %q = qkv %n, %w_qkv, %kv { append }\n  %a = attn %q, %kv\n  %p = wo %a, %w_o\n  %h = gather %p, %x\n"
+        "  %m = norm %h, %g\n  %u = fc1 %m, %w_up { act = silu }\n  %y = fc2 %u, %w_down, %h\n  return %y\n}\n");
+    for (const char *math : {"fast", "exact"}) {
+      Schedule schedule;
+      Status asked = layers.ok() ? schedule.set("math", math, Origin::Host) : layers.status();
+      if (asked.ok()) asked = stageText(*layers, schedule, Stage::Cuda, "").status();
+      if (!asked.ok()) r.refusals.push_back(std::string("math = ") + math + ", " + format + " weights: " + asked.text());
+    }
+  }
 }
 
 void writeJson(const Report &r) {
@@ -167,7 +187,7 @@ void printText(const Report &r) {
   out << "\nenvironment:\n";
   for (const Setting &s : r.session.environment.settings)
     out << llvm::format("  %-17s ", s.name.c_str()) << (s.value.empty() ? "-" : s.value) << "  (" << s.origin << ")\n";
-  out << "\nrefused:\n";
+  out << "\nrefused:" << (r.refusals.empty() ? " nothing that a layer can ask for\n" : "\n");
   for (const std::string &refusal : r.refusals) out << "  " << refusal << "\n";
 }
 
@@ -180,6 +200,7 @@ Result<int> doctorMain() {
   examineCompilers(r);
   examineCache(r);
   examineSettings(r);
+  examineRefusals(r);
   if (wantJson()) writeJson(r);
   else printText(r);
   return r.usable() ? 0 : kFinding;

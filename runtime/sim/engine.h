@@ -78,6 +78,7 @@ struct Warp {
   Fiber *fibers = nullptr;                                          ///< of its 32 lanes
   uint32_t runnable = ~0u, live = ~0u, arrived = 0, at_barrier = 0; ///< lane masks
   bool queued = false;
+  bool idle = false; ///< polls for a free stage: that its lanes meet meanwhile gets the launch no further
   int kind = 0; ///< of the collective that gathers
   const char *what = nullptr;
   uint32_t values[32];
@@ -179,6 +180,8 @@ private:
   void storeRelaxed(uint32_t *counter, uint32_t n);
   uint32_t addShared(uint32_t *counter, uint32_t n);
   void spinPause();
+  void feederPause();
+  void spin(Fiber &fiber);
   void checkCounter(const void *counter);
 
   // stream.cpp: mbarriers and bulk copies.

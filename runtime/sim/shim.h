@@ -11,7 +11,7 @@
 
 namespace phasec_sim {
 
-inline constexpr unsigned kAbi = 2;
+inline constexpr unsigned kAbi = 3;
 
 /// Who the running fiber is.
 struct Self {
@@ -39,6 +39,7 @@ struct Api {
   void (*store_relaxed)(void *engine, unsigned *counter, unsigned n);
   unsigned (*add_shared)(void *engine, unsigned *counter, unsigned n);
   void (*spin_pause)(void *engine);
+  void (*feeder_pause)(void *engine); ///< the warp polls, and meets, until it opens a stage
   unsigned (*shared_address)(void *engine, const void *p);
   void (*mbar_init)(void *engine, unsigned long long *bar, int arrivals);
   void (*mbar_arrive)(void *engine, unsigned long long *bar);
@@ -189,7 +190,7 @@ inline void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride,
 }
 inline void publish(u32 *count, u32 v) { *static_cast<volatile u32 *>(count) = v; }
 inline u32 poll(const u32 *count) { return *static_cast<const volatile u32 *>(count); }
-inline void feeder_pause() { spin_pause(); }
+inline void feeder_pause() { phasec_sim_api.feeder_pause(phasec_sim_api.engine); }
 
 // ---- what `math = fast` computes with: the same contracts; approximations are the library's functions ------------------
 inline float abs(float v) { return __builtin_fabsf(v); }

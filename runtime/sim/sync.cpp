@@ -74,7 +74,7 @@ bool Engine::gather(Fiber &fiber, int kind, const char *what) {
 void Engine::completeCollective(Warp &warp) {
   warp.arrived = 0;
   warp.runnable = ~0u; // the running lane's bit is set, so the warp is queued
-  progress();
+  if (!warp.idle) progress();
   uint32_t source[32];
   switch (warp.kind) {
   case phasec_sim::kShfl:
@@ -190,6 +190,7 @@ struct ApiTable {
     api.store_relaxed = [](void *e, u32 *counter, u32 n) { of(e).storeRelaxed(counter, n); };
     api.add_shared = [](void *e, u32 *counter, u32 n) { return of(e).addShared(counter, n); };
     api.spin_pause = [](void *e) { of(e).spinPause(); };
+    api.feeder_pause = [](void *e) { of(e).feederPause(); };
     api.shared_address = [](void *e, const void *p) {
       of(e).checkShared(p, 0, 1, "shared_address");
       return u32(static_cast<const unsigned char *>(p) - of(e).self_->shared);

@@ -103,10 +103,6 @@ class Schedules(support.CliTest):
         self.phasec("run", layer, *SIM, "--contexts", "1,x", expect=2)
         self.phasec("run", LAYERS / "tiny_llama31_8b.phase", *SIM, "--contexts", "5000000", expect=1)
 
-    def test_fast_is_refused_with_the_remedy(self):
-        _, err = self.phasec("run", HARNESS, "--device", "sim", expect=1)
-        self.assertIn("--exact", err)
-
     def test_target(self):
         _, err = self.phasec("render", HARNESS, "--emit=plan", "--exact", "--target", "sm_91a", expect=2)
         self.assertIn("sm_90a", err)

@@ -60,7 +60,7 @@ TEST_CASE("ir: bad knobs and values name what is legal and what was meant") {
     INFO(bad);
     const Status status = schedule.set("warps", bad, Origin::Flag);
     CHECK(status.kind() == ErrorKind::Usage);
-    CHECK(has(status, "warps must be an integer from 0 to 32"));
+    CHECK(has(status, "warps must be an integer from 0 to 31"));
     CHECK_FALSE(schedule.set("wo_split", bad, Origin::Flag).ok());
   }
   CHECK(schedule.canonical() == Schedule().canonical());

@@ -81,7 +81,7 @@ TEST_CASE("mutants: an event moved off its edge covers nothing") {
   }
 }
 
-TEST_CASE("mutants: a grid event weakened to a counter is refused where the slices do not correspond") {
+TEST_CASE("mutants: an event that all that a step writes lies behind, cut into slices, is refused where they do not correspond") {
   int mutants = 0;
   for (const std::string &name : examples()) {
     Layers layers = readExample(name);
@@ -89,7 +89,7 @@ TEST_CASE("mutants: a grid event weakened to a counter is refused where the slic
     for (size_t b = 0; b < p.bodies.size(); b++)
       for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
         const Event &event = p.bodies[b].events[e];
-        if (event.kind != ir::EventKind::Grid || event.reason == "written") continue;
+        if (event.slices > 1 || event.reason == "written") continue;
         Plan mutant = p;
         mutant.bodies[b].events[e].kind = ir::EventKind::Counter;
         mutant.bodies[b].events[e].slices = 2;
@@ -100,6 +100,27 @@ TEST_CASE("mutants: a grid event weakened to a counter is refused where the slic
       }
   }
   CHECK(mutants >= 6);
+}
+
+TEST_CASE("mutants: a counter of row tiles that does not count all of them is refused") {
+  int mutants = 0;
+  for (const std::string &name : examples()) {
+    Layers layers = readExample(name);
+    Plan p = planOf(layers);
+    for (size_t b = 0; b < p.bodies.size(); b++)
+      for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
+        const Event &event = p.bodies[b].events[e];
+        ir::Op from = p.bodies[b].steps[size_t(event.from_step)].op; // others count what a slice's readers need
+        if (event.kind != ir::EventKind::Counter || (from != ir::Op::wo && from != ir::Op::fc2)) continue;
+        CHECK(event.arrivals == std::vector<int64_t>{p.bodies[b].steps[size_t(event.from_step)].gemv.tiles});
+        Plan mutant = p;
+        mutant.bodies[b].events[e].arrivals[0]--;
+        mutants++;
+        INFO(name, " ", event.edge);
+        CHECK(prove(mutant, layers.module()).kind() == ErrorKind::Proof);
+      }
+  }
+  CHECK(mutants >= 8);
 }
 
 TEST_CASE("mutants: a counter with other slices than its reader's is refused") {

@@ -83,7 +83,7 @@ TEST_CASE("reference plan: unknown conventions, wrong shapes and missing entries
       {"\"returns\":[\"y\",", "\"returns\":[\"zz\",", "zz"},
       {"\"op\":\"fc1\",\"rows\":160", "\"op\":\"fc1\",\"rows\":159", "w_gate_up"},
       {"\"attention\":[{\"phase\":2", "\"attention\":[{\"phase\":3", "attention"},
-      {"\"warps\":4,\"fresh", "\"warps\":3,\"fresh", "power of two"},
+      {"\"warps\":4,\"fresh", "\"warps\":0,\"fresh", "warps"},
       {"\"scale\":0.125,\"gate\"", "\"scale\":0.126,\"gate\"", "scale"},
       {"\"tokens_max\":8", "\"tokens_max\":4", "tokens"},
       {"\"instances\":[{\"body\":0", "\"instances\":[{\"body\":1", "body"},

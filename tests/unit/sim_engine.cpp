@@ -181,6 +181,48 @@ PHASEC_KERNEL(128) k(const __grid_constant__ Args args) {
   }
 }
 
+TEST_CASE("sim: sync_workers is met by all but the last warp, and orders what they wrote") {
+  // args.m: 1 drops the barrier, 2 has the last warp call it, 3 has one worker wait for all threads instead.
+  const char *body = R"(
+PHASEC_KERNEL(128) k(const __grid_constant__ Args args) {
+  u32 *line = (u32 *)ptx::shared_base();
+  if (args.m == 3 && ptx::warp() == 1) ptx::sync_cta();
+  if (ptx::warp() == 3) {
+    if (args.m == 2) ptx::sync_workers();
+    return;
+  }
+  u32 v = u32(ptx::thread());
+  for (int round = 0; round < args.n; round++) {
+    line[ptx::thread()] = v;
+    if (args.m != 1) ptx::sync_workers();
+    v = line[(ptx::thread() + 33) % 96] * 3u + 1u;
+    ptx::sync_workers();
+  }
+  ((u32 *)args.a)[ptx::thread()] = v;
+}
+)";
+  std::vector<uint32_t> expected(96), next(96);
+  for (uint32_t t = 0; t < 96; t++) expected[t] = t;
+  for (int round = 0; round < 7; round++) {
+    for (uint32_t t = 0; t < 96; t++) next[t] = expected[(t + 33) % 96] * 3u + 1u;
+    expected = next;
+  }
+  int wrong = 0;
+  for (int mode = 0; mode <= 3; mode++)
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+      Bench bench(body, seed);
+      Args args{bench.put(std::vector<uint32_t>(96)), nullptr, nullptr, 7, mode};
+      Status status = bench.launch(1, 128, 512, args);
+      CAPTURE(mode);
+      if (mode < 2) REQUIRE_MESSAGE(status.ok(), status.text());
+      if (mode == 0) CHECK(bench.get<uint32_t>(args.a, 96) == expected);
+      if (mode == 1) wrong += bench.get<uint32_t>(args.a, 96) != expected;
+      if (mode == 2) CHECK_MESSAGE(contains(status.text(), "meets the CTA's first 96 threads, to which it does not belong"), status.text());
+      if (mode == 3) CHECK_MESSAGE(contains(status.text(), "threads while others wait for"), status.text());
+    }
+  CHECK(wrong >= 8);
+}
+
 TEST_CASE("sim: together hands 32 structs to one lane") {
   const char *body = R"(
 struct Lane { u32 in, out; };

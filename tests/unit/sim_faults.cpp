@@ -151,7 +151,7 @@ TEST_CASE("sim: the same image loads twice, and loads do not mix") {
   auto device = openSim({});
   std::vector<std::unique_ptr<LoadedKernel>> held;
   for (int i = 0; i < 12; i++) {
-    const auto &image = compiled(kernelText(32, "*(volatile u32 *)args.a = " + std::to_string(i % 3 + 70) + "u;"));
+    const auto &image = compiledSource(kernelSource(kernelText(32, "*(volatile u32 *)args.a = " + std::to_string(i % 3 + 70) + "u;")));
     auto kernel = device->load(image, "k");
     REQUIRE_MESSAGE(kernel.ok(), kernel.status().text());
     auto word = device->allocate(4);
@@ -166,7 +166,7 @@ TEST_CASE("sim: the same image loads twice, and loads do not mix") {
     if (i % 2) held.push_back(kernel.take()); // the others are unloaded: their descriptors are used again
   }
   CHECK(device->load({1, 2, 3, 4}, "k").status().kind() == ErrorKind::Device);
-  CHECK(device->load(compiled(kernelText(32, "")), "other").status().kind() == ErrorKind::Device);
+  CHECK(device->load(compiledSource(kernelSource(kernelText(32, ""))), "other").status().kind() == ErrorKind::Device);
 }
 
 TEST_CASE("sim: compile errors name the template's file and line, not a temporary path") {

@@ -1,55 +1,59 @@
-// sim_stream.cpp: mbarriers and the byte stream on the sim: a ring that is right under every seed, the same ring with
-// its wait removed, and every contract that the engine checks.
+// sim_stream.cpp: mbarriers and the byte stream on the sim: the rings of templates/stream.cuh, right under every seed; the
+// same rings with one thing wrong; and every contract that the engine checks.
 #include "tests/unit/sim_support.h"
 
 using namespace simtest;
 
 namespace {
 
-/// Each warp sums its share of `a` (u32) through a ring of 3 stages of 512 bytes, filled as two copies. m = 1 forgets
-/// to wait; m = 2 refills a stage before the other lanes have read it.
+/// What templates/stream.cuh makes of four rings of three stages of 512 bytes: each warp sums its share of the blocks, which
+/// arrive as two pieces of 240 bytes each, 256 apart.
 const char *kRing = R"(
-PHASEC_KERNEL(128) k(const __grid_constant__ Args args) {
-  constexpr int stages = 3, words = 128;
-  u8 *shared = ptx::shared_base();
-  int me = ptx::cta() * 4 + ptx::warp(), warps = ptx::ctas() * 4;
-  u64 *full = (u64 *)shared + ptx::warp() * stages;
-  u8 *ring = shared + 1024 + ptx::warp() * stages * 512;
-  if (ptx::lane() == 0)
-    for (int i = 0; i < stages; i++) ptx::mbar_init(full + i, ptx::stream_arrivals());
-  ptx::mbar_init_fence();
-  ptx::sync_cta();
-  int issued = 0, count = (args.n - me + warps - 1) / warps;
-  auto fill = [&] {
-    const u8 *from = args.a + (i64)(me + issued * warps) * 512;
-    u64 *bar = full + issued % stages;
-    u8 *to = ring + issued % stages * 512;
-    ptx::stream_expect(bar, 512);
-    ptx::stream_copy(to, from, 128, bar, true);
-    ptx::stream_copy(to + 128, from + 128, 384, bar, true);
-    ptx::stream_commit(bar);
-    issued++;
-  };
-  while (issued < count && issued < stages) fill();
-  u32 sum = 0;
-  for (int taken = 0; taken < count; taken++) {
-    if (args.m != 1) ptx::stream_wait(full + taken % stages, u32(taken / stages) & 1u);
-    const u32 *stage = (const u32 *)(ring + taken % stages * 512);
-    for (int i = 0; i < 4; i++) sum = sum * 5u + stage[(ptx::lane() * 7 + i * 32) % words];
-    if (args.m != 2) ptx::sync_warp();
-    if (issued < count) fill();
+struct L {
+  static constexpr int warps = 4, stages = 3, stage_bytes = 512, pieces_max = 2, instances = 1, table_entries = 0, first_step = 0;
+  static constexpr int barriers_offset = 0, taken_offset = 512, ring_offset = 1024;
+};
+struct Program {
+  static int calls(int) { return 1; }
+  static int steps_begin(int) { return 0; }
+  static int steps_end(int) { return 1; }
+  static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<L> &item) {
+    int block = cta.cta * L::warps + cta.warp + ++c.unit * cta.ctas * L::warps;
+    if (block >= int(table[1])) return false;
+    for (int p = 0; p < 2; p++) item.from[p] = (const u8 *)table[0] + block * 480 + p * 240;
+    item.pieces = 2;
+    item.bytes = 240;
+    item.stride = 256;
+    item.once = true;
+    return true;
   }
-  ((u32 *)args.b)[me * 32 + ptx::lane()] = sum;
-  if (args.m == 1) // the stages must land before the CTA may return
-    for (int i = 0; i < stages && i < count; i++) {
-      int last = (count - 1 - i) / stages;
-      ptx::mbar_wait(full + i, u32(last) & 1u);
+};
+PHASEC_KERNEL(160) k(const __grid_constant__ Args args) {
+  Cta cta{};
+  cta.launch_table = cta.table = args.table;
+  cta.cta = ptx::cta(), cta.ctas = ptx::ctas(), cta.warp = ptx::warp(), cta.lane = ptx::lane();
+  cta.call_end = 1;
+  Ring<L> ring{};
+  if (cta.warp < L::warps) ring.open(cta);
+  ptx::sync_cta();
+  if (cta.warp == L::warps) return stream::feed<Program, L>(cta);
+  u32 sum = 0;
+  int me = cta.cta * L::warps + cta.warp;
+  for (int block = me; block < int(args.table[1]); block += cta.ctas * L::warps) {
+    const u32 *stage = (const u32 *)ring.wait();
+    for (int i = 0; i < 4; i++) {
+      int word = (cta.lane * 7 + i * 31) % 120;
+      sum = sum * 5u + stage[word / 60 * 64 + word % 60];
     }
+    ring.release(cta);
+  }
+  ((u32 *)args.workspace)[me * 32 + cta.lane] = sum;
 }
+PHASEC_KERNEL_ENTRY(k, Args)
 )";
 
 std::vector<uint32_t> ringData(int blocks) {
-  std::vector<uint32_t> data(size_t(blocks) * 128);
+  std::vector<uint32_t> data(size_t(blocks) * 120);
   for (size_t i = 0; i < data.size(); i++) data[i] = uint32_t(i * 2654435761u + i / 77);
   return data;
 }
@@ -59,10 +63,22 @@ std::vector<uint32_t> ringExpected(const std::vector<uint32_t> &data, int blocks
   for (int warp = 0; warp < warps; warp++)
     for (int lane = 0; lane < 32; lane++)
       for (int block = warp; block < blocks; block += warps)
-        for (int i = 0; i < 4; i++)
-          sums[size_t(warp * 32 + lane)] =
-              sums[size_t(warp * 32 + lane)] * 5u + data[size_t(block) * 128 + size_t(lane * 7 + i * 32) % 128];
+        for (int i = 0; i < 4; i++) {
+          uint32_t &sum = sums[size_t(warp * 32 + lane)];
+          sum = sum * 5u + data[size_t(block) * 120 + size_t(lane * 7 + i * 31) % 120];
+        }
   return sums;
+}
+
+/// The ring's source, with one thing in stream.cuh changed.
+std::string ringSource(const std::string &from = "", const std::string &to = "") {
+  std::string stream = withIncludes("stream.cuh");
+  if (!from.empty()) {
+    size_t at = stream.find(from);
+    REQUIRE_MESSAGE(at != std::string::npos, "stream.cuh no longer says ", from);
+    stream.replace(at, from.size(), to);
+  }
+  return stream + kRing;
 }
 
 struct Ran {
@@ -71,18 +87,35 @@ struct Ran {
   LaunchCounters counters;
 };
 
-Ran runRing(uint64_t seed, int blocks, int mode) {
-  Bench bench(kRing, seed);
-  Args args{bench.put(ringData(blocks)), bench.put(std::vector<uint32_t>(2 * 128)), nullptr, blocks, mode};
-  Status status = bench.launch(2, 128, 1024 + 4 * 3 * 512, args);
-  return {status, bench.get<uint32_t>(args.b, 2 * 128), bench.device->counters()};
+Ran runRing(const std::string &source, uint64_t seed, int blocks, const std::vector<uint8_t> *image = nullptr) {
+  Bench bench(image ? *image : compiledSource(source), seed);
+  struct {
+    void *table, *workspace;
+    int call_begin, call_end;
+  } args{nullptr, bench.put(std::vector<uint32_t>(2 * 128)), 0, 1};
+  args.table = bench.put(std::vector<uint64_t>{uint64_t(bench.put(ringData(blocks))), uint64_t(blocks)});
+  Status status = bench.launch(2, 160, 1024 + 4 * 3 * 512, args);
+  return {status, bench.get<uint32_t>(args.workspace, 2 * 128), bench.device->counters()};
+}
+
+/// How many of twenty schedules show what was changed; `report` gets the last failure's text.
+int caught(const std::string &from, const std::string &to, std::string *report = nullptr, int blocks = 37) {
+  std::string source = ringSource(from, to);
+  auto expected = ringExpected(ringData(blocks), blocks, 8);
+  int wrong = 0;
+  for (uint64_t seed = 1; seed <= 20; seed++) {
+    Ran ran = runRing(source, seed, blocks);
+    wrong += !ran.status.ok() || ran.sums != expected;
+    if (report && !ran.status.ok()) *report = ran.status.text();
+  }
+  return wrong;
 }
 
 /// Runs one warp of `body` on 4 KB of data and 1 KB of shared memory, and expects the launch to fail with `part`.
 void expectFault(const std::string &body, const std::string &part) {
   CAPTURE(body);
   Bench bench("PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {\n"
-              "  u8 *shared = ptx::shared_base(); u64 *bar = (u64 *)shared; (void)bar; (void)args;\n"
+              "  u8 *shared = ptx::shared_base(); u64 *bar = (u64 *)shared; bool one = ptx::lane() == 0; (void)bar; (void)args; (void)one;\n"
               "  if (ptx::lane() == 0) ptx::mbar_init(bar, ptx::stream_arrivals());\n  ptx::sync_warp();\n" +
                   body + "\n}\n",
               3);
@@ -97,15 +130,15 @@ void expectFault(const std::string &body, const std::string &part) {
 
 } // namespace
 
-TEST_CASE("sim: a ring of bulk copies delivers every byte, under every seed, and is counted") {
+TEST_CASE("sim: the feeder delivers every byte to every ring, under every seed, and is counted") {
   for (int blocks : {37, 8, 3}) {
     auto expected = ringExpected(ringData(blocks), blocks, 8);
-    for (uint64_t seed = 1; seed <= 6; seed++) {
-      Ran ran = runRing(seed, blocks, 0);
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+      Ran ran = runRing(ringSource(), seed, blocks);
       REQUIRE_MESSAGE(ran.status.ok(), ran.status.text());
       CHECK(ran.sums == expected);
       CHECK(ran.counters.stream_copies == uint64_t(blocks) * 2);
-      CHECK(ran.counters.stream_bytes == uint64_t(blocks) * 512);
+      CHECK(ran.counters.stream_bytes == uint64_t(blocks) * 480);
       CHECK(ran.counters.stream_waits == uint64_t(blocks));
     }
   }
@@ -117,57 +150,98 @@ TEST_CASE("sim: every host compiler makes an object with the same results") {
     auto cxx = findHostCompiler(name, path ? path : "");
     if (!cxx.ok()) continue;
     CAPTURE(*cxx);
-    auto object = compileForSim(kernelSource(kRing), *cxx);
+    auto object = compileForSim(ringSource(), *cxx);
     REQUIRE_MESSAGE(object.ok(), object.status().text());
     CHECK_MESSAGE(object->log.empty(), object->log);
-    Bench bench(kRing, 7);
-    bench.kernel = bench.device->load(object->image, "k").take();
-    Args args{bench.put(ringData(21)), bench.put(std::vector<uint32_t>(256)), nullptr, 21, 0};
-    REQUIRE(bench.launch(2, 128, 1024 + 4 * 3 * 512, args).ok());
-    CHECK(bench.get<uint32_t>(args.b, 256) == ringExpected(ringData(21), 21, 8));
+    Ran ran = runRing("", 7, 21, &object->image);
+    REQUIRE_MESSAGE(ran.status.ok(), ran.status.text());
+    CHECK(ran.sums == ringExpected(ringData(21), 21, 8));
   }
 }
 
-TEST_CASE("sim: a ring without its wait reads garbage") {
-  auto expected = ringExpected(ringData(37), 37, 8);
-  for (uint64_t seed = 1; seed <= 6; seed++) {
-    Ran ran = runRing(seed, 37, 1);
-    // Either the garbage shows, or a stage was opened again before its bytes had landed.
-    CHECK((!ran.status.ok() || ran.sums != expected));
-  }
+TEST_CASE("sim: a reader that does not wait for its stage reads garbage, under every seed") {
+  // Either the garbage shows, or the CTA ends before its bytes have landed.
+  CHECK(caught("ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);", "") == 20);
 }
 
-TEST_CASE("sim: a ring that refills a stage that is still being read") {
-  auto expected = ringExpected(ringData(37), 37, 8);
-  int wrong = 0;
-  for (uint64_t seed = 1; seed <= 6; seed++) {
-    Ran ran = runRing(seed, 37, 2);
-    wrong += !ran.status.ok() || ran.sums != expected;
+TEST_CASE("sim: a reader that takes the first lap's parity for every lap") {
+  CHECK(caught("(n / L::stages) & 1u", "0u") == 20);
+}
+
+TEST_CASE("sim: a feeder that refills a stage too early") {
+  CHECK(caught("ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages", "ptx::poll(Ring<L>::published(cta, cta.warp)) <= L::stages") >= 18);
+  CHECK(caught("bool mine = more && issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;", "bool mine = more;") == 20);
+}
+
+TEST_CASE("sim: a stage that is published before all lanes have read it") {
+  CHECK(caught("    ptx::sync_warp();\n    taken += n;", "    taken += n;", nullptr, 1000) >= 18);
+}
+
+TEST_CASE("sim: a stage that is never published leaves the feeder polling, and the report says who waits") {
+  std::string report;
+  CHECK(caught("if (cta.lane == 0) ptx::publish(published(cta, cta.warp), taken);", "", &report) == 20);
+  CHECK_MESSAGE(contains(report, "mbarrier"), report);
+  CHECK_MESSAGE(contains(report, "warp 4"), report);
+}
+
+TEST_CASE("sim: a feeder that leaves out a piece") {
+  std::string report;
+  CHECK(caught("p < L::pieces_max; p++", "p < L::pieces_max - 1; p++", &report) == 20);
+  CHECK_MESSAGE(contains(report, "still expects 240 bytes"), report);
+}
+
+TEST_CASE("sim: lanes fill rings of their own in one call") {
+  const char *body = R"(
+PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {
+  u8 *shared = ptx::shared_base();
+  u64 *bar = (u64 *)shared + ptx::lane();
+  ptx::mbar_init(bar, ptx::stream_arrivals());
+  ptx::mbar_init_fence();
+  ptx::sync_cta();
+  u8 *to = shared + 256 + ptx::lane() * 32;
+  bool mine = ptx::lane() % 3 == 1;
+  ptx::stream_expect(mine, bar, 32);
+  ptx::stream_copy(mine, to, args.a + ptx::lane() * 32, 32, bar, true);
+  ptx::stream_commit(mine, bar);
+  if (mine) ptx::stream_wait(bar, 0);
+  ((u32 *)args.b)[ptx::lane()] = mine ? *(u32 *)to : 7u;
+}
+)";
+  for (uint64_t seed = 1; seed <= 5; seed++) {
+    Bench bench(body, seed);
+    std::vector<uint32_t> data(256);
+    for (size_t i = 0; i < data.size(); i++) data[i] = uint32_t(1000 + i);
+    Args args{bench.put(data), bench.put(std::vector<uint32_t>(32)), nullptr, 0, 0};
+    Status status = bench.launch(1, 32, 256 + 32 * 32, args);
+    REQUIRE_MESSAGE(status.ok(), status.text());
+    auto seen = bench.get<uint32_t>(args.b, 32);
+    for (uint32_t lane = 0; lane < 32; lane++) CHECK(seen[lane] == (lane % 3 == 1 ? 1000 + lane * 8 : 7));
+    CHECK(bench.device->counters().stream_copies == 11);
   }
-  CHECK(wrong >= 5);
 }
 
 TEST_CASE("sim: broken stream contracts end the launch and say who and what") {
-  const std::string open = "ptx::stream_expect(bar, 32);\n",
-                    close = "ptx::stream_commit(bar); ptx::stream_wait(bar, 0);\n";
-  expectFault(open + "ptx::stream_copy(shared + 24, args.a, 32, bar, true);" + close,
-              "shared memory + 24 is not aligned to 16");
-  expectFault(open + "ptx::stream_copy(shared + 64, args.a + 8, 32, bar, true);" + close, "multiples of 16");
-  expectFault("ptx::stream_expect(bar, 24); ptx::stream_copy(shared + 64, args.a, 24, bar, true);" + close,
-              "of 24 bytes");
-  expectFault(open + "ptx::stream_copy(shared + 1008, args.a, 32, bar, true);" + close, "leaves the CTA's 1024 bytes");
-  expectFault(open + "ptx::stream_copy(shared + 64, args.a + 4080, 32, bar, true);" + close,
-              "leaves the memory that was allocated");
-  expectFault(open + "ptx::stream_copy(shared + 64, args.a, 48, bar, true);" + close, "expects only 32 more");
-  expectFault(open + "ptx::stream_copy(shared + 64, args.a, 16, bar, true);" + close, "still expects 16 bytes");
-  expectFault("ptx::stream_copy(shared + 64, args.a, 16, bar, true);", "stream_expect did not open");
-  expectFault(open + "ptx::stream_copy(shared + 64, args.a, 32, bar, true);", "stream_commit is missing");
-  expectFault(open + "ptx::stream_copy(shared + 64, args.a, 32, bar, true); ptx::stream_commit(bar);",
-              "a stream_wait is missing");
-  expectFault("if (ptx::lane() < 31) {" + open +
-                  "ptx::stream_copy(shared + 64, args.a, 32, bar, true); ptx::stream_commit(bar); }"
-                  "ptx::stream_wait(bar, 0);",
-              "lane 31: made other stream calls than lane 0");
+  const std::string open = "ptx::stream_expect(one, bar, 32);\n",
+                    close = "ptx::stream_commit(one, bar); ptx::stream_wait(bar, 0);\n";
+  auto copy = [](const char *to, const char *from, int bytes) {
+    return std::string("ptx::stream_copy(one, ") + to + ", " + from + ", " + std::to_string(bytes) + ", bar, true);";
+  };
+  expectFault(open + copy("shared + 24", "args.a", 32) + close, "shared memory + 24 is not aligned to 16");
+  expectFault(open + copy("shared + 64", "args.a + 8", 32) + close, "multiples of 16");
+  expectFault("ptx::stream_expect(one, bar, 24);" + copy("shared + 64", "args.a", 24) + close, "of 24 bytes");
+  expectFault(open + copy("shared + 1008", "args.a", 32) + close, "leaves the CTA's 1024 bytes");
+  expectFault(open + copy("shared + 64", "args.a + 4080", 32) + close, "leaves the memory that was allocated");
+  expectFault(open + copy("shared + 64", "args.a", 48) + close, "expects only 32 more");
+  expectFault(open + copy("shared + 64", "args.a", 16) + close, "still expects 16 bytes");
+  expectFault(copy("shared + 64", "args.a", 16), "stream_expect did not open");
+  expectFault(open + "ptx::stream_copy(ptx::lane() == 4, shared + 64, args.a, 32, bar, true); ptx::sync_warp();", "lane 4: stream_copy of 32 bytes into a stage that stream_expect did not open");
+  expectFault(open + "ptx::stream_commit(ptx::lane() == 4, bar); ptx::sync_warp();", "lane 4: stream_commit of a stage that stream_expect did not open");
+  expectFault(open + copy("shared + 64", "args.a", 32), "stream_commit is missing");
+  expectFault(open + copy("shared + 64", "args.a", 32) + open, "stream_commit is missing");
+  expectFault(open + copy("shared + 64", "args.a", 32) + "ptx::stream_commit(one, bar);" + open, "the stage was opened before its last fill was consumed");
+  expectFault(open + copy("shared + 64", "args.a", 32) + "ptx::stream_commit(one, bar);", "a stream_wait is missing");
+  // All lanes call, since targets without bulk copies need all of them.
+  expectFault("if (ptx::lane() < 31) {" + open + copy("shared + 64", "args.a", 32) + "ptx::stream_commit(one, bar); }" + "ptx::stream_wait(bar, 0);", "lane 31");
   expectFault("bar[3] = 12345; ptx::stream_wait(bar + 3, 0);", "was not initialised or was overwritten");
   expectFault("if (ptx::lane() < 2) ptx::mbar_arrive(bar + 0); ptx::mbar_init(bar, 5000);", "5000 arrivals");
   expectFault("ptx::add_shared((u32 *)(shared + 1024), 1u);", "leaves the CTA's 1024 bytes");

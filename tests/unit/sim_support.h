@@ -9,9 +9,11 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -37,6 +39,23 @@ inline std::string flattened(const std::string &file) {
   return text;
 }
 
+/// A template behind all that it includes, each once.
+inline std::string withIncludes(const std::string &file, std::set<std::string> &seen) {
+  if (!seen.insert(file).second) return "";
+  std::ifstream in(std::string(PHASEC_SOURCE_DIR) + "/templates/" + file);
+  std::string line, before;
+  while (std::getline(in, line))
+    if (line.rfind("#include \"", 0) == 0) {
+      auto path = std::filesystem::path(file).parent_path() / line.substr(10, line.rfind('"') - 10);
+      before += withIncludes(path.lexically_normal().string(), seen);
+    }
+  return before + flattened(file);
+}
+inline std::string withIncludes(const std::string &file) {
+  std::set<std::string> seen;
+  return withIncludes(file, seen);
+}
+
 /// What every test kernel takes: buffers and numbers.
 struct Args {
   void *a, *b, *c;
@@ -49,21 +68,22 @@ inline std::string kernelSource(const std::string &body) {
          "\nPHASEC_KERNEL_ENTRY(k, Args)\n";
 }
 
-/// Compiles once per distinct body.
-inline const std::vector<uint8_t> &compiled(const std::string &body) {
+/// Compiles once per distinct source.
+inline const std::vector<uint8_t> &compiledSource(const std::string &source) {
   static std::map<std::string, std::vector<uint8_t>> known;
-  if (auto it = known.find(body); it != known.end()) return it->second;
-  auto object = compileForSim(kernelSource(body), hostCompiler());
+  if (auto it = known.find(source); it != known.end()) return it->second;
+  auto object = compileForSim(source, hostCompiler());
   REQUIRE_MESSAGE(object.ok(), object.status().text());
   CHECK_MESSAGE(object->log.empty(), object->log);
-  return known[body] = object->image;
+  return known[source] = object->image;
 }
 
 /// A device, one kernel and its buffers.
 class Bench {
 public:
-  Bench(const std::string &body, uint64_t seed) : device(openSim({seed, 4})) {
-    auto loaded = device->load(compiled(body), "k");
+  Bench(const std::string &body, uint64_t seed) : Bench(compiledSource(kernelSource(body)), seed) {}
+  Bench(const std::vector<uint8_t> &image, uint64_t seed) : device(openSim({seed, 4})) {
+    auto loaded = device->load(image, "k");
     REQUIRE_MESSAGE(loaded.ok(), loaded.status().text());
     kernel = loaded.take();
   }
@@ -78,7 +98,7 @@ public:
     REQUIRE(device->download(values.data(), reinterpret_cast<DevicePtr>(address), int64_t(count * sizeof(T))).ok());
     return values;
   }
-  Status launch(int ctas, int threads, int64_t shared, const Args &args) {
+  template <class A> Status launch(int ctas, int threads, int64_t shared, const A &args) {
     return device->launch(*kernel, LaunchShape{ctas, threads, shared, true}, &args, sizeof args, nullptr);
   }
 

@@ -3,19 +3,19 @@
 // reproduce: phasec render model.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 16, threads = 512, ctas = 0; // ctas 0: a launch value
-  static constexpr int stages = 2, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 147456, fold_offset = 147712,
-      fold_buffers = 4, fold_bytes = 512, fold_sync_offset = 149760,
-      scratch_offset = 149888, operand_offset = 150016; // shared memory, 159744 bytes
-  static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, calls = 10, instance_counter = 3;
+  static constexpr int tokens = 8, warps = 15, threads = 480, ctas = 0; // ctas 0: a launch value
+  static constexpr int stages = 2, stage_bytes = 4608, pieces_max = 16;
+  static constexpr int ring_offset = 0, barriers_offset = 138240, units_offset = 138496, taken_offset = 138624, fold_offset = 138752,
+      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 146944,
+      tile_offset = 147200, scratch_offset = 154880, operand_offset = 155008; // shared memory, 189312 bytes
+  static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, calls = 12, instance_counter = 3;
 };
 // ---- layer @attention ----
 // counter: %q qkv -> %a attn (readers need one slice each: the heads of a KV head)
 struct Event0_attention {
   static constexpr bool grid = false;
   static constexpr int counter = 4, slices = 3;
-  PHASEC_DEVICE static int arrivals(int) { return 4; }
+  PHASEC_DEVICE static int arrivals(int) { return 8; }
 };
 // counter: %a attn -> %h gather (readers need one slice each: the KV head that a slot multiplies)
 struct Event1_attention {
@@ -27,8 +27,9 @@ struct Event1_attention {
 // fp8_e4m3 [384, 96]; segments: granules [begin, end), k [begin, end)
 PHASEC_TABLE int qkv0_attention_segments[] = {0, 2, 0, 96};
 struct Qkv0_attention : Launch {
+  static constexpr int step = 0;
   static constexpr int rows = 384, cols = 96, tiles = 24, granules = 2;
-  static constexpr int slots = 1, segments = 1, operand_stride = 136;
+  static constexpr int slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
   static constexpr int weight = 13, scale_entry = 14, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -51,19 +52,16 @@ struct Qkv0_attentionKv {
 };
 struct Qkv0_attentionOut : Launch {
   using S = Qkv0_attentionKv;
-  static constexpr int heads = 6, kv_heads = 3, head_dim = 32, rotary = 16;
-  static constexpr int kv_scales = -1, head_elections = 10;
+  static constexpr int heads = 6, kv_heads = 3, head_dim = 32, rotary = 16, rows = 384;
+  static constexpr int kv_scales = -1, head_elections = -1;
   static constexpr bool gated = false, append = true, one_plus = false, interleaved = true;
   PHASEC_DEVICE static float eps() { return ptx::from_bits(0x358637bdu) /* 9.99999997e-07 */; }
-  using Raw = Local<float, 512>;
+  using Raw = Local<float, 256>;
+  PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   using Bias = Bound<float, 15>;
   using QNorm = Absent;
   using KNorm = Absent;
   using Rope = Bound<float, 6>;
-  using Q = Local<bf16, 12800>;
-  using Gate = Absent;
-  using Fresh = Local<bf16, 15872>;
-  using FreshV = Local<bf16, 17408>;
   PHASEC_DEVICE static void signal(const Cta &cta, int kv_head) { event::arrive_warp<Event0_attention>(cta, kv_head, 1u); }
 };
 // %a = attn %q, %kv
@@ -74,17 +72,16 @@ struct Attn1_attentionKv {
 struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
-  static constexpr int scratch_offset = 150016;
-  static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
-  static constexpr int kv_splits = 44, chunk_rows = 256, block_rows = 16, kv_scales = -1, elections = 22;
+  static constexpr int queries_offset = 155008, states_offset = 156032, state_floats = 1040;
+  static constexpr int row_bytes = 64, row_stride = 80;
+  static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32, token_tiles = 1;
+  static constexpr int kv_splits = 44, chunk_rows = 224, block_rows = 16, kv_scales = -1, elections = 10;
   static constexpr bool fresh_rows = true;
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }
-  using Q = Local<bf16, 12800>;
-  using Gate = Absent;
-  using Fresh = Local<bf16, 15872>;
-  using FreshV = Local<bf16, 17408>;
-  using Y = Local<bf16, 18944>;
-  using Partials = Local<float, 22016>;
+  static constexpr bool gated = false;
+  using Heads = Qkv0_attentionOut;
+  using Y = Local<bf16, 12544>;
+  using Partials = Local<float, 15616>;
   PHASEC_DEVICE static void await(const Cta &cta, int slot) { event::await<Event0_attention>(cta, slot); }
   PHASEC_DEVICE static void signal(const Cta &cta, int kv_head, u32 pairs) { event::arrive_warp<Event1_attention>(cta, kv_head, pairs); }
 };
@@ -92,16 +89,17 @@ struct Attn1_attention : Launch {
 // nvfp4 [96, 192]; segments: granules [begin, end), k [begin, end)
 PHASEC_TABLE int wo2_attention_segments[] = {0, 1, 0, 64, 1, 2, 64, 128, 2, 3, 128, 192};
 struct Wo2_attention : Launch {
+  static constexpr int step = 2;
   static constexpr int rows = 96, cols = 192, tiles = 6, granules = 3;
-  static constexpr int slots = 3, segments = 1, operand_stride = 72;
-  static constexpr int weight = 16, scale_entry = 17, elections = 70;
+  static constexpr int slots = 3, segments = 1, segment_granules = 1, operand_stride = 72;
+  static constexpr int weight = 16, scale_entry = 17, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
-  static constexpr auto fold = gemv::Fold::ElectedWarp;
+  static constexpr auto fold = gemv::Fold::Tagged;
   static constexpr auto scale = gemv::Scale::Multiply;
   using Format = weights::nvfp4;
   using Transform = operand::Plain;
-  using X = Local<bf16, 18944>;
-  using Slots = Local<float, 309248>;
+  using X = Local<bf16, 12544>;
+  using Slots = Local<float, 4408576>;
   PHASEC_DEVICE static const int *segment_table() { return wo2_attention_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   PHASEC_DEVICE static void await(const Cta &cta, int slot) { event::await<Event1_attention>(cta, slot / 1); }
@@ -109,20 +107,22 @@ struct Wo2_attention : Launch {
 struct Wo2_attentionOut : Launch {
   using Residual = Bound<bf16, 5>;
   using Y = Bound<bf16, 18>;
+  PHASEC_DEVICE static void signal(const Cta &cta) { launch::leave<Launch>(cta); }
 };
 // ---- layer @mlp ----
 // counter: %u fc1 -> %y fc2 (readers need one slice each: the columns that a slot multiplies)
 struct Event0_mlp {
   static constexpr bool grid = false;
-  static constexpr int counter = 76, slices = 1;
+  static constexpr int counter = 34, slices = 1;
   PHASEC_DEVICE static int arrivals(int) { return 22; }
 };
 // %u = fc1 %hn, %w_gate_up
 // bf16 [352, 96]; segments: granules [begin, end), k [begin, end)
 PHASEC_TABLE int fc10_mlp_segments[] = {0, 2, 0, 96};
 struct Fc10_mlp : Launch {
+  static constexpr int step = 3;
   static constexpr int rows = 352, cols = 96, tiles = 22, granules = 2;
-  static constexpr int slots = 1, segments = 1, operand_stride = 136;
+  static constexpr int slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
   static constexpr int weight = 7, scale_entry = 0, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -140,7 +140,7 @@ struct Fc10_mlp : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Fc10_mlpOut : Launch {
-  using Y = Local<bf16, 318464>;
+  using Y = Local<bf16, 4427008>;
   using Act = fc1::GeluTanh;
   PHASEC_DEVICE static void signal(const Cta &cta, int) {
     int slice = 0;
@@ -151,15 +151,16 @@ struct Fc10_mlpOut : Launch {
 // fp8_e4m3 [96, 176]; segments: granules [begin, end), k [begin, end)
 PHASEC_TABLE int fc21_mlp_segments[] = {0, 3, 0, 176};
 struct Fc21_mlp : Launch {
+  static constexpr int step = 4;
   static constexpr int rows = 96, cols = 176, tiles = 6, granules = 3;
-  static constexpr int slots = 1, segments = 1, operand_stride = 200;
+  static constexpr int slots = 1, segments = 1, segment_granules = 3, operand_stride = 200;
   static constexpr int weight = 8, scale_entry = 9, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
   static constexpr auto scale = gemv::Scale::PerRow;
   using Format = weights::fp8_e4m3;
   using Transform = operand::Plain;
-  using X = Local<bf16, 318464>;
+  using X = Local<bf16, 4427008>;
   using Slots = Absent;
   PHASEC_DEVICE static const int *segment_table() { return fc21_mlp_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
@@ -168,46 +169,63 @@ struct Fc21_mlp : Launch {
 struct Fc21_mlpOut : Launch {
   using Residual = Bound<bf16, 5>;
   using Y = Bound<bf16, 10>;
+  PHASEC_DEVICE static void signal(const Cta &cta) { launch::leave<Launch>(cta); }
 };
-// per instance: body, its occurrence, first call
-PHASEC_TABLE int instance_table[][3] = {{0, 0, 0}, {1, 0, 3}, {0, 1, 5}, {1, 1, 8}};
+// per instance: body, its occurrence, first call, arrivals so far by row tiles and by whole CTAs
+PHASEC_TABLE int instance_table[][5] = {{0, 0, 0, 6, 0}, {1, 0, 4, 12, 0}, {0, 1, 6, 18, 0}, {1, 1, 10, 24, 0}};
 PHASEC_TABLE int body_steps[][2] = {{0, 3}, {3, 5}};
+PHASEC_TABLE int step_calls[] = {1, 1, 2, 1, 1}; // a second call adds tagged slots
 struct Program {
+  PHASEC_DEVICE static int calls(int step) { return step_calls[step]; }
   PHASEC_DEVICE static int steps_begin(int instance) { return body_steps[instance_table[instance][0]][0]; }
   PHASEC_DEVICE static int steps_end(int instance) { return body_steps[instance_table[instance][0]][1]; }
   PHASEC_DEVICE static int calls_begin(int instance) { return instance_table[instance][2]; }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Ring<Launch> &ring) {
-    switch (ring.cursor.step) {
-    case 0: return gemv::fetch<Qkv0_attention>(cta, table, ring);
-    case 1: return attn::fetch<Attn1_attention>(cta, table, ring);
-    case 2: return gemv::fetch<Wo2_attention>(cta, table, ring);
-    case 3: return gemv::fetch<Fc10_mlp>(cta, table, ring);
-    case 4: return gemv::fetch<Fc21_mlp>(cta, table, ring);
+  PHASEC_DEVICE static int arrivals(const Cta &cta, int instance) { return instance_table[instance][3] + instance_table[instance][4] * cta.ctas; }
+  PHASEC_DEVICE static bool leaves_by_cta(int) { return false; }
+  PHASEC_DEVICE static void open(const Cta &cta) {
+    switch (ptx::thread()) {
+    case 0: gemv::open<Qkv0_attention>(cta); break;
+    case 2: gemv::open<Wo2_attention>(cta); break;
+    case 3: gemv::open<Fc10_mlp>(cta); break;
+    case 4: gemv::open<Fc21_mlp>(cta); break;
+    default: break;
+    }
+  }
+  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {
+    switch (c.step) {
+    case 0: return gemv::next<Qkv0_attention>(cta, table, c, item);
+    case 1: return attn::next<Attn1_attention>(cta, table, c, item);
+    case 2: return gemv::next<Wo2_attention>(cta, table, c, item);
+    case 3: return gemv::next<Fc10_mlp>(cta, table, c, item);
+    case 4: return gemv::next<Fc21_mlp>(cta, table, c, item);
     }
     return false;
   }
   // @attention
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
     if (cta.runs(call + 0)) { // %q = qkv %xn, %w_qkv, %kv
-      gemv::run<Qkv0_attention, qkv::Finish<Qkv0_attentionOut>, Program>(cta, ring, folded);
+      gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta, ring, folded);
     }
     // counter: %q qkv -> %a attn
     if (cta.runs(call + 1)) { // %a = attn %q, %kv
-      attn::run<Attn1_attention, Program>(cta, ring);
+      attn::run<Attn1_attention>(cta, ring);
     }
     // counter: %a attn -> %h gather
     if (cta.runs(call + 2)) { // %p = wo %a, %w_o
-      gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>, Program>(cta, ring, folded);
+      gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta, ring, folded);
+    }
+    if (cta.runs(call + 3)) { // its slots
+      gemv::finish_tiles<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta);
     }
   }
   // @mlp
   PHASEC_DEVICE static void body1(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
     if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
-      gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>, Program>(cta, ring, folded);
+      gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta, ring, folded);
     }
     // counter: %u fc1 -> %y fc2
     if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
-      gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>, Program>(cta, ring, folded);
+      gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring, folded);
     }
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int instance) {

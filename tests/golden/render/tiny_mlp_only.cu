@@ -3,11 +3,11 @@
 // reproduce: phasec render tiny_mlp_only.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 16, threads = 512, ctas = 0; // ctas 0: a launch value
-  static constexpr int stages = 2, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 147456, fold_offset = 147712,
-      fold_buffers = 4, fold_bytes = 512, fold_sync_offset = 149760,
-      scratch_offset = 149888, operand_offset = 150016; // shared memory, 153216 bytes
+  static constexpr int tokens = 8, warps = 15, threads = 480, ctas = 0; // ctas 0: a launch value
+  static constexpr int stages = 2, stage_bytes = 4608, pieces_max = 1;
+  static constexpr int ring_offset = 0, barriers_offset = 138240, units_offset = 138496, taken_offset = 138624, fold_offset = 138752,
+      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 146944,
+      tile_offset = 147200, scratch_offset = 154880, operand_offset = 155008; // shared memory, 158208 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, calls = 2, instance_counter = 3;
 };
 // ---- layer @tiny_mlp_only ----
@@ -21,8 +21,9 @@ struct Event0 {
 // fp8_e4m3 [336, 112]; segments: granules [begin, end), k [begin, end)
 PHASEC_TABLE int fc10_segments[] = {0, 2, 0, 112};
 struct Fc10 : Launch {
+  static constexpr int step = 0;
   static constexpr int rows = 336, cols = 112, tiles = 21, granules = 2;
-  static constexpr int slots = 1, segments = 1, operand_stride = 136;
+  static constexpr int slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
   static constexpr int weight = 7, scale_entry = 8, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -51,8 +52,9 @@ struct Fc10Out : Launch {
 // fp8_e4m3 [112, 168]; segments: granules [begin, end), k [begin, end)
 PHASEC_TABLE int fc21_segments[] = {0, 3, 0, 168};
 struct Fc21 : Launch {
+  static constexpr int step = 1;
   static constexpr int rows = 112, cols = 168, tiles = 7, granules = 3;
-  static constexpr int slots = 1, segments = 1, operand_stride = 200;
+  static constexpr int slots = 1, segments = 1, segment_granules = 3, operand_stride = 200;
   static constexpr int weight = 9, scale_entry = 10, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -68,26 +70,35 @@ struct Fc21 : Launch {
 struct Fc21Out : Launch {
   using Residual = Bound<bf16, 5>;
   using Y = Bound<bf16, 11>;
+  PHASEC_DEVICE static void signal(const Cta &cta) { launch::leave<Launch>(cta); }
 };
 struct Program {
+  PHASEC_DEVICE static int calls(int) { return 1; }
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 2; }
   PHASEC_DEVICE static int calls_begin(int instance) { return instance * 2; }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Ring<Launch> &ring) {
-    switch (ring.cursor.step) {
-    case 0: return gemv::fetch<Fc10>(cta, table, ring);
-    case 1: return gemv::fetch<Fc21>(cta, table, ring);
+  PHASEC_DEVICE static void open(const Cta &cta) {
+    switch (ptx::thread()) {
+    case 0: gemv::open<Fc10>(cta); break;
+    case 1: gemv::open<Fc21>(cta); break;
+    default: break;
+    }
+  }
+  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {
+    switch (c.step) {
+    case 0: return gemv::next<Fc10>(cta, table, c, item);
+    case 1: return gemv::next<Fc21>(cta, table, c, item);
     }
     return false;
   }
   // @tiny_mlp_only
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
     if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
-      gemv::run<Fc10, fc1::Finish<Fc10Out>, Program>(cta, ring, folded);
+      gemv::run<Fc10, fc1::Finish<Fc10Out>>(cta, ring, folded);
     }
     // counter: %u fc1 -> %y fc2
     if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
-      gemv::run<Fc21, fc2::Finish<Fc21Out>, Program>(cta, ring, folded);
+      gemv::run<Fc21, fc2::Finish<Fc21Out>>(cta, ring, folded);
     }
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int instance) {

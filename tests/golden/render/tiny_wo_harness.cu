@@ -3,11 +3,11 @@
 // reproduce: phasec render tiny_wo_harness.phase --emit=cuda --target sm_90a --set math=exact --set wo_split=8 --set partition=seed --set slice_ctas=8
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 16, threads = 512, ctas = 32;
-  static constexpr int stages = 2, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 147456, fold_offset = 147712,
-      fold_buffers = 4, fold_bytes = 512, fold_sync_offset = 149760,
-      scratch_offset = 149888, operand_offset = 150016; // shared memory, 152192 bytes
+  static constexpr int tokens = 8, warps = 15, threads = 480, ctas = 32;
+  static constexpr int stages = 2, stage_bytes = 4608, pieces_max = 1;
+  static constexpr int ring_offset = 0, barriers_offset = 138240, units_offset = 138496, taken_offset = 138624, fold_offset = 138752,
+      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 146944,
+      tile_offset = 147200, scratch_offset = 154880, operand_offset = 155008; // shared memory, 157184 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, calls = 2, instance_counter = 3;
 };
 // ---- layer @tiny_wo_harness ----
@@ -28,8 +28,9 @@ PHASEC_TABLE int wo0_segments[] = {0, 1, 0, 6, 0, 1, 6, 13, 0, 1, 13, 19, 0, 1, 
     2, 3, 156, 162, 2, 3, 162, 169, 2, 3, 169, 175, 2, 3, 175, 182,
     2, 3, 182, 188, 2, 4, 188, 195, 3, 4, 195, 201, 3, 4, 201, 208};
 struct Wo0 : Launch {
+  static constexpr int step = 0;
   static constexpr int rows = 80, cols = 208, tiles = 5, granules = 4;
-  static constexpr int slots = 32, segments = 1, operand_stride = 136;
+  static constexpr int slots = 32, segments = 1, segment_granules = 2, operand_stride = 136;
   static constexpr int weight = 7, scale_entry = 8, elections = -1;
   static constexpr auto assignment = gemv::Assignment::SlotCta;
   static constexpr auto fold = gemv::Fold::Consumers;
@@ -49,19 +50,26 @@ struct Gather1 : Launch {
   PHASEC_DEVICE static void await(const Cta &cta, int) { event::await<Event0>(cta, 0); }
 };
 struct Program {
+  PHASEC_DEVICE static int calls(int) { return 1; }
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 2; }
   PHASEC_DEVICE static int calls_begin(int instance) { return instance * 2; }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, Ring<Launch> &ring) {
-    switch (ring.cursor.step) {
-    case 0: return gemv::fetch<Wo0>(cta, table, ring);
+  PHASEC_DEVICE static void open(const Cta &cta) {
+    switch (ptx::thread()) {
+    case 0: gemv::open<Wo0>(cta); break;
+    default: break;
+    }
+  }
+  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {
+    switch (c.step) {
+    case 0: return gemv::next<Wo0>(cta, table, c, item);
     }
     return false;
   }
   // @tiny_wo_harness
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
     if (cta.runs(call + 0)) { // %p = wo %a, %w_o
-      gemv::run<Wo0, wo::KeepSlots, Program>(cta, ring, folded);
+      gemv::run<Wo0, wo::KeepSlots>(cta, ring, folded);
       event::arrive<Event0>(cta);
     }
     // grid: %p wo -> %h gather

@@ -27,7 +27,7 @@ void checkDisjoint(std::vector<Extent> extents, int64_t size) {
 
 void checkShared(const Plan &p, const ir::Module &module) {
   const SharedLayout &l = p.shared;
-  int64_t rings = int64_t(p.warps) * p.stream.stages, floats = 64 / 4, operand = 0, steps = 0, queries_end = l.operand; // scratch: attention's unit
+  int64_t rings = int64_t(p.warps) * p.stream.stages, floats = 4, operand = 0, steps = 0, queries_end = l.operand;
   for (const Body &b : p.bodies)
     for (const Step &s : b.steps) {
       steps++;
@@ -52,7 +52,7 @@ void checkShared(const Plan &p, const ir::Module &module) {
         REQUIRE(a.row_stride % 16 == 0);
         REQUIRE(a.block_rows >= 1);
         REQUIRE(a.block_rows * a.row_stride <= p.stream.stage_bytes);
-        REQUIRE(a.block_rows <= p.stream.pieces_max);
+        REQUIRE(a.block_rows <= 32); // a lane brings a row's address
         REQUIRE(b.regions[size_t(a.partials_region)].bytes == 4 * layer.dim("kv_heads") * p.tokens_max * a.pair_tiles * a.kv_splits * a.state_floats);
       }
     }
@@ -60,6 +60,10 @@ void checkShared(const Plan &p, const ir::Module &module) {
                  {"barriers", l.barriers, l.barriers + rings * 8},
                  {"units", l.units, l.units + steps * 8},
                  {"taken", l.taken, l.taken + p.warps * 4},
+                 {"step", l.step, l.step + 16 + 17 * 4 + 16 * 4}, // page table, its stride, first tokens, contexts
+                 {"table", l.table, l.table + p.table_entries * 8},
+                 {"feeder tables", l.feeder_tables, l.feeder_tables + 4 * p.table_entries * 8},
+                 {"attention units", l.attention_units, l.attention_units + p.warps * 14 * 4},
                  {"fold", l.fold, l.fold + l.fold_buffers * l.fold_bytes},
                  {"fold_sync", l.fold_sync, l.fold_sync + l.fold_buffers * 8},
                  {"tile", l.tile, l.tile + int64_t(p.warps) * p.tokens_max * 16 * 4},
@@ -74,6 +78,10 @@ void checkShared(const Plan &p, const ir::Module &module) {
   REQUIRE(l.units % 8 == 0);
   REQUIRE(l.taken % 4 == 0);
   REQUIRE(l.tile % 4 == 0);
+  REQUIRE(l.step % 8 == 0);
+  REQUIRE(l.table % 8 == 0);
+  REQUIRE(l.feeder_tables % 8 == 0);
+  REQUIRE(l.attention_units % 4 == 0);
   REQUIRE(l.states % 16 == 0);
   REQUIRE(l.fold % 4 == 0);
   REQUIRE(l.fold_sync % 4 == 0);

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
 constexpr int64_t kStageGranules[] = {16, 8, 6, 4};
-constexpr int64_t kStepBytes = 256, kUnitBytes = 56; // templates: sequences::StepArrays, attn::Unit
+constexpr int64_t kStepBytes = 256, kUnitBytes = 48; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 

@@ -34,7 +34,7 @@ Result<ir::PrintOptions> plannedEvents(const ir::Module &module, Schedule schedu
     ir::ExplicitEvents events;
     events.layer = body.layer;
     for (const Event &e : body.events) {
-      events.events.push_back({e.kind, resultOf(layer, body, e.from_step), resultOf(layer, body, e.to_step)});
+      events.events.push_back({e.whole ? ir::EventKind::Grid : e.kind, resultOf(layer, body, e.from_step), resultOf(layer, body, e.to_step)});
       events.comments.push_back(e.reason == "written" ? "" : e.reason);
     }
     options.explicit_events.push_back(std::move(events));

@@ -63,7 +63,7 @@ void checkShared(const Plan &p, const ir::Module &module) {
                  {"step", l.step, l.step + 16 + 17 * 4 + 16 * 4}, // page table, its stride, first tokens, contexts
                  {"table", l.table, l.table + p.table_entries * 8},
                  {"feeder tables", l.feeder_tables, l.feeder_tables + 4 * p.table_entries * 8},
-                 {"attention units", l.attention_units, l.attention_units + p.warps * 14 * 4},
+                 {"attention units", l.attention_units, l.attention_units + p.warps * 12 * 4},
                  {"fold", l.fold, l.fold + l.fold_buffers * l.fold_bytes},
                  {"fold_sync", l.fold_sync, l.fold_sync + l.fold_buffers * 8},
                  {"tile", l.tile, l.tile + int64_t(p.warps) * p.tokens_max * 16 * 4},

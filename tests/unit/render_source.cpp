@@ -77,7 +77,7 @@ TEST_CASE("a source holds the templates that its phases and formats need, and no
   std::vector<std::string> mlp = used("tiny_mlp_only"), harness = used("tiny_wo_harness"), attn = used("tiny_attn_only");
   CHECK(has(mlp, "phases/fc1.cuh"));
   CHECK(has(mlp, "weights/fp8_e4m3.cuh"));
-  for (const char *absent : {"phases/attn.cuh", "phases/gather.cuh", "phases/qkv.cuh", "weights/nvfp4.cuh", "sequences.cuh"}) CHECK_FALSE(has(mlp, absent));
+  for (const char *absent : {"phases/attn.cuh", "phases/gather.cuh", "phases/qkv.cuh", "weights/nvfp4.cuh", "heads.cuh"}) CHECK_FALSE(has(mlp, absent));
   CHECK(has(harness, "phases/gather.cuh"));
   CHECK(has(harness, "core/exact/nvfp4.cuh"));
   CHECK_FALSE(has(harness, "phases/fc1.cuh"));

@@ -39,10 +39,10 @@ std::string textOf(const std::string &name) {
 
 const Mutant kMutants[] = {
     // events
-    {"gemv.cuh", "G::await(cta, slot);", "", "tiny_qwen35_27b", "wo_split=2"},
+    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); //", "    ptx::sync_workers(); //", "tiny_qwen35_27b", "wo_split=2"},
     {"phases/gather.cuh", "H::await(cta, 0);", "", "tiny_wo_harness", "wo_split=4"},
     {"cta.cuh", "(cta.round + 1u) * arrivals", "cta.round * arrivals", "tiny_wo_harness", "wo_split=4"},
-    {"launch.cuh", "ptx::store_relaxed(cta.counters + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
+    {"launch.cuh", "ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
     {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);\n  }\n  old =", "}\n  old =", "deep", "wo_split=2"},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
     {"gemv.cuh", "G::await(cta, slot);", "", "step", ""},

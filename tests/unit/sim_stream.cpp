@@ -10,21 +10,18 @@ namespace {
 /// arrive as two pieces of 240 bytes each, 256 apart.
 const char *kRing = R"(
 struct L {
-  static constexpr int warps = 4, stages = 3, stage_bytes = 512, pieces_max = 2, instances = 1, table_entries = 0, first_step = 0;
-  static constexpr int barriers_offset = 0, taken_offset = 512, ring_offset = 1024;
+  static constexpr int warps = 4, stages = 3, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
+  static constexpr int barriers_offset = 0, taken_offset = 512, feeder_tables_offset = 640, ring_offset = 1024;
 };
 struct Program {
   static int calls(int) { return 1; }
   static int steps_begin(int) { return 0; }
   static int steps_end(int) { return 1; }
-  static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<L> &item) {
+  static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
     int block = cta.cta * L::warps + cta.warp + ++c.unit * cta.ctas * L::warps;
     if (block >= int(table[1])) return false;
-    for (int p = 0; p < 2; p++) item.from[p] = (const u8 *)table[0] + block * 480 + p * 240;
-    item.pieces = 2;
-    item.bytes = 240;
-    item.stride = 256;
-    item.once = true;
+    item.from = (const u8 *)table[0] + block * 480;
+    item.bytes = 480;
     return true;
   }
 };
@@ -43,7 +40,7 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Args args) {
     const u32 *stage = (const u32 *)ring.wait();
     for (int i = 0; i < 4; i++) {
       int word = (cta.lane * 7 + i * 31) % 120;
-      sum = sum * 5u + stage[word / 60 * 64 + word % 60];
+      sum = sum * 5u + stage[word];
     }
     ring.release(cta);
   }
@@ -116,7 +113,7 @@ void expectFault(const std::string &body, const std::string &part) {
   CAPTURE(body);
   Bench bench("PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {\n"
               "  u8 *shared = ptx::shared_base(); u64 *bar = (u64 *)shared; bool one = ptx::lane() == 0; (void)bar; (void)args; (void)one;\n"
-              "  if (ptx::lane() == 0) ptx::mbar_init(bar, ptx::stream_arrivals());\n  ptx::sync_warp();\n" +
+              "  if (ptx::lane() == 0) ptx::mbar_init(bar, 1);\n  ptx::sync_warp();\n" +
                   body + "\n}\n",
               3);
   Args args{bench.put(std::vector<uint32_t>(1024)), nullptr, nullptr, 0, 0};
@@ -137,7 +134,7 @@ TEST_CASE("sim: the feeder delivers every byte to every ring, under every seed, 
       Ran ran = runRing(ringSource(), seed, blocks);
       REQUIRE_MESSAGE(ran.status.ok(), ran.status.text());
       CHECK(ran.sums == expected);
-      CHECK(ran.counters.stream_copies == uint64_t(blocks) * 2);
+      CHECK(ran.counters.stream_copies == uint64_t(blocks));
       CHECK(ran.counters.stream_bytes == uint64_t(blocks) * 480);
       CHECK(ran.counters.stream_waits == uint64_t(blocks));
     }
@@ -170,11 +167,11 @@ TEST_CASE("sim: a reader that takes the first lap's parity for every lap") {
 
 TEST_CASE("sim: a feeder that refills a stage too early") {
   CHECK(caught("ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages", "ptx::poll(Ring<L>::published(cta, cta.warp)) <= L::stages") >= 18);
-  CHECK(caught("bool mine = more && issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;", "bool mine = more;") == 20);
+  CHECK(caught("bool mine = ready && cursor.issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;", "bool mine = ready;") == 20);
 }
 
 TEST_CASE("sim: a stage that is published before all lanes have read it") {
-  CHECK(caught("    ptx::sync_warp();\n    taken += n;", "    taken += n;", nullptr, 1000) >= 18);
+  CHECK(caught("    ptx::sync_warp();\n    taken++;", "    taken++;", nullptr, 1000) >= 18);
 }
 
 TEST_CASE("sim: a stage that is never published leaves the feeder polling, and the report says who waits") {
@@ -184,10 +181,10 @@ TEST_CASE("sim: a stage that is never published leaves the feeder polling, and t
   CHECK_MESSAGE(contains(report, "warp 4"), report);
 }
 
-TEST_CASE("sim: a feeder that leaves out a piece") {
+TEST_CASE("sim: a feeder that leaves out bytes") {
   std::string report;
-  CHECK(caught("p < L::pieces_max; p++", "p < L::pieces_max - 1; p++", &report) == 20);
-  CHECK_MESSAGE(contains(report, "still expects 240 bytes"), report);
+  CHECK(caught("item.from, item.bytes, bar);", "item.from, item.bytes - 16, bar);", &report) == 20);
+  CHECK_MESSAGE(contains(report, "still expects 16 bytes"), report);
 }
 
 TEST_CASE("sim: lanes fill rings of their own in one call") {
@@ -201,7 +198,7 @@ PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {
   u8 *to = shared + 256 + ptx::lane() * 32;
   bool mine = ptx::lane() % 3 == 1;
   ptx::stream_expect(mine, bar, 32);
-  ptx::stream_copy(mine, to, args.a + ptx::lane() * 32, 32, bar, true);
+  ptx::stream_copy(mine, to, args.a + ptx::lane() * 32, 32, bar);
   ptx::stream_commit(mine, bar);
   if (mine) ptx::stream_wait(bar, 0);
   ((u32 *)args.b)[ptx::lane()] = mine ? *(u32 *)to : 7u;
@@ -224,7 +221,7 @@ TEST_CASE("sim: broken stream contracts end the launch and say who and what") {
   const std::string open = "ptx::stream_expect(one, bar, 32);\n",
                     close = "ptx::stream_commit(one, bar); ptx::stream_wait(bar, 0);\n";
   auto copy = [](const char *to, const char *from, int bytes) {
-    return std::string("ptx::stream_copy(one, ") + to + ", " + from + ", " + std::to_string(bytes) + ", bar, true);";
+    return std::string("ptx::stream_copy(one, ") + to + ", " + from + ", " + std::to_string(bytes) + ", bar);";
   };
   expectFault(open + copy("shared + 24", "args.a", 32) + close, "shared memory + 24 is not aligned to 16");
   expectFault(open + copy("shared + 64", "args.a + 8", 32) + close, "multiples of 16");
@@ -234,7 +231,7 @@ TEST_CASE("sim: broken stream contracts end the launch and say who and what") {
   expectFault(open + copy("shared + 64", "args.a", 48) + close, "expects only 32 more");
   expectFault(open + copy("shared + 64", "args.a", 16) + close, "still expects 16 bytes");
   expectFault(copy("shared + 64", "args.a", 16), "stream_expect did not open");
-  expectFault(open + "ptx::stream_copy(ptx::lane() == 4, shared + 64, args.a, 32, bar, true); ptx::sync_warp();", "lane 4: stream_copy of 32 bytes into a stage that stream_expect did not open");
+  expectFault(open + "ptx::stream_copy(ptx::lane() == 4, shared + 64, args.a, 32, bar); ptx::sync_warp();", "lane 4: stream_copy of 32 bytes into a stage that stream_expect did not open");
   expectFault(open + "ptx::stream_commit(ptx::lane() == 4, bar); ptx::sync_warp();", "lane 4: stream_commit of a stage that stream_expect did not open");
   expectFault(open + copy("shared + 64", "args.a", 32), "stream_commit is missing");
   expectFault(open + copy("shared + 64", "args.a", 32) + open, "stream_commit is missing");

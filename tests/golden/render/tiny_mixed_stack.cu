@@ -3,11 +3,12 @@
 // reproduce: phasec render model.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 15, threads = 480, ctas = 0; // ctas 0: a launch value
-  static constexpr int stages = 2, stage_bytes = 4608, pieces_max = 16;
-  static constexpr int ring_offset = 0, barriers_offset = 138240, units_offset = 138496, taken_offset = 138624, fold_offset = 138752,
-      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 146944,
-      tile_offset = 147200, scratch_offset = 154880, operand_offset = 155008; // shared memory, 189312 bytes
+  static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 0; // ctas 0: a launch value
+  static constexpr int stages = 2, stage_bytes = 4608;
+  static constexpr int ring_offset = 0, barriers_offset = 101376, units_offset = 101632, taken_offset = 101760, step_offset = 101888,
+      table_offset = 102144, feeder_tables_offset = 102296, fold_offset = 103552,
+      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 111744,
+      tile_offset = 112000, scratch_offset = 117632, operand_offset = 117760; // shared memory, 143744 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, calls = 12, instance_counter = 3;
 };
 // ---- layer @attention ----
@@ -47,7 +48,7 @@ struct Qkv0_attention : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Qkv0_attentionKv {
-  static constexpr int seq_first = 1, seq_context = 2, page_table = 3, page_table_stride = 4;
+  static constexpr int step_offset = 101888;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Qkv0_attentionOut : Launch {
@@ -66,16 +67,16 @@ struct Qkv0_attentionOut : Launch {
 };
 // %a = attn %q, %kv
 struct Attn1_attentionKv {
-  static constexpr int seq_first = 1, seq_context = 2, page_table = 3, page_table_stride = 4;
+  static constexpr int step_offset = 101888;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
-  static constexpr int queries_offset = 155008, states_offset = 156032, state_floats = 1040;
+  static constexpr int queries_offset = 117760, states_offset = 118784, units_shared_offset = 102904, state_floats = 1040;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32, token_tiles = 1;
-  static constexpr int kv_splits = 44, chunk_rows = 224, block_rows = 16, kv_scales = -1, elections = 10;
+  static constexpr int kv_splits = 44, chunk_rows = 160, block_rows = 16, kv_scales = -1, elections = 10;
   static constexpr bool fresh_rows = true;
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }
   static constexpr bool gated = false;
@@ -191,10 +192,10 @@ struct Program {
     default: break;
     }
   }
-  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {
+  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
     switch (c.step) {
     case 0: return gemv::next<Qkv0_attention>(cta, table, c, item);
-    case 1: return attn::next<Attn1_attention>(cta, table, c, item);
+    case 1: attn::lend<Attn1_attention>(cta, c); break;
     case 2: return gemv::next<Wo2_attention>(cta, table, c, item);
     case 3: return gemv::next<Fc10_mlp>(cta, table, c, item);
     case 4: return gemv::next<Fc21_mlp>(cta, table, c, item);

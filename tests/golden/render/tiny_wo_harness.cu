@@ -3,11 +3,12 @@
 // reproduce: phasec render tiny_wo_harness.phase --emit=cuda --target sm_90a --set math=exact --set wo_split=8 --set partition=seed --set slice_ctas=8
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 15, threads = 480, ctas = 32;
-  static constexpr int stages = 2, stage_bytes = 4608, pieces_max = 1;
-  static constexpr int ring_offset = 0, barriers_offset = 138240, units_offset = 138496, taken_offset = 138624, fold_offset = 138752,
-      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 146944,
-      tile_offset = 147200, scratch_offset = 154880, operand_offset = 155008; // shared memory, 157184 bytes
+  static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 32;
+  static constexpr int stages = 2, stage_bytes = 9216;
+  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203008, taken_offset = 203136, step_offset = 203264,
+      table_offset = 203520, feeder_tables_offset = 203600, fold_offset = 204544,
+      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 212736,
+      tile_offset = 212992, scratch_offset = 218624, operand_offset = 218752; // shared memory, 220928 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, calls = 2, instance_counter = 3;
 };
 // ---- layer @tiny_wo_harness ----
@@ -60,7 +61,7 @@ struct Program {
     default: break;
     }
   }
-  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item<Launch> &item) {
+  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
     switch (c.step) {
     case 0: return gemv::next<Wo0>(cta, table, c, item);
     }

@@ -164,21 +164,31 @@ Result<ErrorReport> measureError(const Session &session, const BenchOptions &opt
 /// A kernel for the batch at hand, unless the user says otherwise.
 Status compileForBatch(Schedule &schedule, int tokens);
 
+/// The inputs of one step. No schedule changes them, so configurations of one batch can share them.
+struct StepInputs {
+  std::optional<HostInputs> inputs;
+  std::optional<Staging> device; ///< of `inputs`; none: every row brings its own there
+};
+
 /// Measures configurations of one file on one device, one after the other.
 class RowBench {
 public:
-  RowBench(Runtime &runtime, cuda::CudaDevice &device) : runtime_(runtime), device_(device) {}
+  /// `keep`: inputs stay, on the host and on the device, for the next row of the same step.
+  RowBench(Runtime &runtime, cuda::CudaDevice &device, bool keep) : runtime_(runtime), device_(device), keep_(keep) {}
   Result<Layers> open(const BenchOptions &options);
   /// Fills a row whose tokens and context are set. Of the options, `repeat`, `samples` and `gate` count.
   Status measure(const BenchOptions &options, const Schedule &schedule, BenchRow &row);
 
 private:
   bool isStack() const;
+  Status stage(const Schedule &schedule, const BenchRow &row, StepInputs &step);
   Result<int64_t> copiesFor(const BenchOptions &options, const BenchRow &row);
   Result<std::optional<Layers>> stackOf(const BenchOptions &options, int64_t copies);
 
   Runtime &runtime_;
   cuda::CudaDevice &device_;
+  const bool keep_;
+  std::map<std::pair<int, int>, StepInputs> kept_; ///< by tokens and context
   std::string text_;
   std::optional<Layers> layers_;
   bool said_ = false; ///< that the layer cannot run many times in one launch

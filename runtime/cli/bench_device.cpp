@@ -11,7 +11,7 @@ namespace {
 class DeviceBench {
 public:
   DeviceBench(const Session &session, const BenchOptions &options, Runtime &runtime, cuda::CudaDevice &device)
-      : session_(session), options_(options), runtime_(runtime), device_(device), rows_(runtime, device) {}
+      : session_(session), options_(options), runtime_(runtime), device_(device), rows_(runtime, device, false) {}
 
   Status run(BenchReport &report, const std::function<Status(const BenchReport &)> &done) {
     PHASEC_ASSIGN(Layers layers, rows_.open(options_));

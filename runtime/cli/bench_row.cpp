@@ -16,27 +16,33 @@ constexpr int kWarmups = 3;
 
 int64_t ceilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+InputOptions stepOf(const BenchRow &row, int instances) {
+  InputOptions wanted;
+  wanted.tokens = row.tokens;
+  wanted.contexts.assign(size_t(row.tokens), row.context);
+  wanted.instances = instances;
+  return wanted;
+}
+
 /// One configuration from preparing to timing.
 class Measurement {
 public:
   Measurement(Runtime &runtime, cuda::CudaDevice &device, const BenchOptions &options, const Layers &single, const Layers &launch,
-              bool replicated, int sets, const Schedule &schedule, BenchRow &row)
+              bool replicated, int sets, const Schedule &schedule, StepInputs &step, BenchRow &row)
       : runtime_(runtime), device_(device), options_(options), single_(single), launch_(launch), replicated_(replicated),
-        schedule_(schedule), row_(row) {
+        schedule_(schedule), step_(step), row_(row) {
     row.sets = sets;
   }
 
   Status run() {
     PHASEC_ASSIGN(Kernel kernel, runtime_.prepare(launch_, schedule_));
     describe(kernel);
-    InputOptions wanted;
-    wanted.tokens = row_.tokens;
-    wanted.contexts.assign(size_t(row_.tokens), row_.context);
-    wanted.instances = replicated_ ? 1 : 0;
-    PHASEC_ASSIGN(HostInputs inputs, makeInputs(kernel.plan(), launch_.module(), wanted));
-    if (options_.gate || !replicated_) PHASEC_TRY(stageFirst(kernel, inputs));
+    if (!step_.inputs) {
+      PHASEC_ASSIGN(step_.inputs, makeInputs(kernel.plan(), launch_.module(), stepOf(row_, replicated_ ? 1 : 0)));
+    }
+    if (options_.gate || !replicated_) PHASEC_TRY(stageFirst(kernel, *step_.inputs));
     if (!row_.passed()) return {}; // what is wrong is not worth timing
-    PHASEC_TRY(stageRest(kernel, inputs));
+    PHASEC_TRY(stageRest(kernel, *step_.inputs));
     return time();
   }
 
@@ -62,7 +68,7 @@ private:
     if (replicated_) {
       PHASEC_ASSIGN(one, runtime_.prepare(single_, schedule_));
     }
-    PHASEC_ASSIGN(Staging first, Staging::make(one, device_, inputs));
+    PHASEC_ASSIGN(Staging first, step_.device ? Staging::replicate(one, device_, inputs, &*step_.device) : Staging::make(one, device_, inputs));
     if (options_.gate) {
       PHASEC_ASSIGN(row_.gate, checkOnce(one, replicated_ ? single_.module() : launch_.module(), device_, first, inputs));
     }
@@ -73,7 +79,8 @@ private:
   /// The buffers that are timed: all sets of a launch of one, or all instances of a launch of many.
   Status stageRest(const Kernel &kernel, const HostInputs &inputs) {
     for (int set = replicated_ ? 0 : 1; set < row_.sets; set++) {
-      PHASEC_ASSIGN(Staging more, Staging::replicate(kernel, device_, inputs, stagings_.empty() ? nullptr : &stagings_.front()));
+      const Staging *held = step_.device ? &*step_.device : stagings_.empty() ? nullptr : &stagings_.front();
+      PHASEC_ASSIGN(Staging more, Staging::replicate(kernel, device_, inputs, held));
       stagings_.push_back(std::move(more));
     }
     if (replicated_ && stagings_.size() > 1) stagings_.erase(stagings_.begin());
@@ -119,6 +126,7 @@ private:
   const Layers &single_, &launch_;
   const bool replicated_;
   const Schedule &schedule_;
+  StepInputs &step_;
   BenchRow &row_;
   std::vector<Staging> stagings_;
   std::vector<Bound> bounds_;
@@ -138,14 +146,24 @@ Result<Layers> RowBench::open(const BenchOptions &options) {
   return *layers_;
 }
 
+/// One instance on the device that no launch touches: what every later launch has is copied from there.
+Status RowBench::stage(const Schedule &schedule, const BenchRow &row, StepInputs &step) {
+  PHASEC_ASSIGN(Kernel kernel, runtime_.prepare(*layers_, schedule));
+  PHASEC_ASSIGN(step.inputs, makeInputs(kernel.plan(), layers_->module(), stepOf(row, 0)));
+  PHASEC_ASSIGN(step.device, Staging::make(kernel, device_, *step.inputs));
+  return {};
+}
+
 bool RowBench::isStack() const { return !layers_->module().stacks.empty(); }
 
 Status RowBench::measure(const BenchOptions &options, const Schedule &schedule, BenchRow &row) {
-  if (isStack()) return Measurement(runtime_, device_, options, *layers_, *layers_, false, 1, schedule, row).run();
+  StepInputs own, &step = keep_ ? kept_[{row.tokens, row.context}] : own;
+  if (isStack()) return Measurement(runtime_, device_, options, *layers_, *layers_, false, 1, schedule, step, row).run();
   PHASEC_ASSIGN(int64_t copies, copiesFor(options, row));
   PHASEC_ASSIGN(std::optional<Layers> stack, stackOf(options, copies));
-  if (!stack) return Measurement(runtime_, device_, options, *layers_, *layers_, false, int(copies), schedule, row).run();
-  return Measurement(runtime_, device_, options, *layers_, *stack, true, 1, schedule, row).run();
+  if (keep_ && !step.device) PHASEC_TRY(stage(schedule, row, step));
+  if (!stack) return Measurement(runtime_, device_, options, *layers_, *layers_, false, int(copies), schedule, step, row).run();
+  return Measurement(runtime_, device_, options, *layers_, *stack, true, 1, schedule, step, row).run();
 }
 
 /// How often a layer is held in memory: as instances of one launch or, when each launch is one layer, as sets.

@@ -53,7 +53,7 @@ const char *causeOf(ErrorKind kind) {
 class Search {
 public:
   Search(const TuneOptions &options, Runtime &runtime, cuda::CudaDevice &device, const Schedule &schedule, TuneReport &report)
-      : options_(options), runtime_(runtime), rows_(runtime, device), base_(schedule), report_(report) {}
+      : options_(options), runtime_(runtime), rows_(runtime, device, true), base_(schedule), report_(report) {}
 
   Status run() {
     PHASEC_ASSIGN(layers_, rows_.open(options_.bench));

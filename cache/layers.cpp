@@ -403,7 +403,8 @@ Status Cache::setNote(const std::string &kind, const std::string &subject, const
 std::optional<Tuned> Cache::tuned(const TunedKey &key) {
   Impl &self = impl();
   std::lock_guard lock(self.files_mutex);
-  if (!self.user.store()) return std::nullopt;
+  // A question makes no file: where blessed files answer everything, there need not be one, nor a place for it.
+  if (!self.user.wanted() || access(self.user.path().c_str(), F_OK) != 0 || !self.user.store()) return std::nullopt;
   Result<std::optional<Tuned>> found =
       self.user.with<std::optional<Tuned>>(false, [&](Store &store) { return store.tuned(key); });
   return found.ok() ? *found : std::nullopt;

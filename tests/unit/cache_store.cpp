@@ -274,6 +274,7 @@ TEST_CASE("tuned schedules: the latest winner of exactly what was searched; clea
   Bench bench(dir / "user");
   const TunedKey key{"ir", "sm_90a", 132, "fast", 1};
   CHECK_FALSE(bench.open()->tuned(key));
+  CHECK_FALSE_MESSAGE(std::filesystem::exists(dir / "user"), "a question makes no file");
   REQUIRE(bench.open()->setTuned({key, "@a", "wo_split=4", "{\"us\": 3}", 0}).ok());
   REQUIRE(bench.open()->setTuned({key, "@a", "wo_split=8 ring=2", "{\"us\": 2}", 0}).ok());
   auto found = bench.open()->tuned(key);

@@ -45,6 +45,7 @@ const char *causeOf(ErrorKind kind) {
   switch (kind) {
   case ErrorKind::Device:
   case ErrorKind::Refused: return "device";
+  case ErrorKind::CacheMiss: // jit = off
   case ErrorKind::Toolchain: return "compiler";
   default: return "planner";
   }

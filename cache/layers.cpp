@@ -397,7 +397,7 @@ Miss Cache::miss(const Query &query) {
   return miss;
 }
 
-// ---- listings and notes ----------------------------------------------------------------------------------------
+// ---- listings, notes, tuned schedules --------------------------------------------------------------------------
 
 Result<Listing> Cache::listing(const Key &key, const std::string &toolchain) {
   Impl &self = impl();
@@ -431,6 +431,28 @@ Status Cache::setNote(const std::string &kind, const std::string &subject, const
       .with<bool>(true,
                   [&](Store &store) -> Result<bool> {
                     PHASEC_TRY(store.setNote(kind, subject, text));
+                    return true;
+                  })
+      .status();
+}
+
+std::optional<Tuned> Cache::tuned(const TunedKey &key) {
+  Impl &self = impl();
+  std::lock_guard lock(self.files_mutex);
+  // A question makes no file: where blessed files answer everything, there need not be one, nor a place for it.
+  if (!self.user.wanted() || access(self.user.path().c_str(), F_OK) != 0 || !self.user.store()) return std::nullopt;
+  Result<std::optional<Tuned>> found =
+      self.user.with<std::optional<Tuned>>(false, [&](Store &store) { return store.tuned(key); });
+  return found.ok() ? *found : std::nullopt;
+}
+
+Status Cache::setTuned(const Tuned &winner) {
+  Impl &self = impl();
+  std::lock_guard lock(self.files_mutex);
+  return self.user
+      .with<bool>(true,
+                  [&](Store &store) -> Result<bool> {
+                    PHASEC_TRY(store.setTuned(winner));
                     return true;
                   })
       .status();

@@ -28,24 +28,27 @@ constexpr const char *kCounter = "CREATE TABLE counter(name TEXT PRIMARY KEY, va
 constexpr const char *kNote =
     "CREATE TABLE note(kind TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY(kind, subject)) "
     "WITHOUT ROWID";
+constexpr const char *kTuned =
+    "CREATE TABLE tuned(layer TEXT NOT NULL, target TEXT NOT NULL, ctas INTEGER NOT NULL, math TEXT NOT NULL, "
+    "tokens_max INTEGER NOT NULL, name TEXT NOT NULL, schedule TEXT NOT NULL, evidence TEXT NOT NULL, "
+    "tuned_s INTEGER NOT NULL, PRIMARY KEY(layer, target, ctas, math, tokens_max)) WITHOUT ROWID";
 
 const std::set<std::string> kBlessedTexts = {kArtefact, kArtefactKey, kListing};
-const std::set<std::string> kUserTexts = {kArtefact, kArtefactKey, kListing, kUse, kQuarantine, kCounter, kNote};
+const std::set<std::string> kUserTexts = {kArtefact, kArtefactKey, kListing, kUse, kQuarantine, kCounter, kNote, kTuned};
 
-Status createTables(Database &database, std::initializer_list<const char *> texts) {
+Status createTables(Database &database, int64_t version, std::initializer_list<const char *> texts) {
   PHASEC_ASSIGN(Transaction transaction, Transaction::begin(database));
   // Another process may have been here between our look and our lock.
   PHASEC_ASSIGN(int64_t tables, database.queryInteger("SELECT count(*) FROM sqlite_master"));
   if (tables != 0) return {};
   for (const char *text : texts) PHASEC_TRY(database.execute(text));
   PHASEC_TRY(database.execute(("PRAGMA application_id=" + std::to_string(kApplicationId)).c_str()));
-  PHASEC_TRY(database.execute(("PRAGMA user_version=" + std::to_string(kSchemaVersion)).c_str()));
+  PHASEC_TRY(database.execute(("PRAGMA user_version=" + std::to_string(version)).c_str()));
   return transaction.commit();
 }
 
 Status foreign(const Database &database, const std::string &what) {
-  return {ErrorKind::CacheDamage,
-          database.path() + " is not a phasec cache of schema " + std::to_string(kSchemaVersion) + ": " + what};
+  return {ErrorKind::CacheDamage, database.path() + " is not a cache file of this phasec: " + what};
 }
 
 } // namespace
@@ -66,20 +69,20 @@ Status prepareUserSchema(Database &database) {
   else
     PHASEC_TRY(database.execute("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"));
   if (!fresh) return {};
-  PHASEC_TRY(createTables(database, {kArtefact, kArtefactKey, kListing, kUse, kQuarantine, kCounter, kNote}));
+  PHASEC_TRY(createTables(database, kUserVersion, {kArtefact, kArtefactKey, kListing, kUse, kQuarantine, kCounter, kNote, kTuned}));
   return checkSchema(database).status();
 }
 
 Status createBlessedSchema(Database &database) {
   PHASEC_TRY(database.execute("PRAGMA page_size=16384; PRAGMA journal_mode=DELETE"));
-  return createTables(database, {kArtefact, kArtefactKey, kListing});
+  return createTables(database, kBlessedVersion, {kArtefact, kArtefactKey, kListing});
 }
 
 Result<StoreRole> checkSchema(Database &database) {
   PHASEC_ASSIGN(int64_t id, database.queryInteger("PRAGMA application_id"));
   if (id != kApplicationId) return foreign(database, "its application id is " + std::to_string(id));
   PHASEC_ASSIGN(int64_t version, database.queryInteger("PRAGMA user_version"));
-  if (version != kSchemaVersion) return foreign(database, "its schema version is " + std::to_string(version));
+  if (version != kUserVersion && version != kBlessedVersion) return foreign(database, "its schema version is " + std::to_string(version));
   // Automatic indices have no text of their own; the table's text implies them.
   PHASEC_ASSIGN(Statement statement, database.prepare("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"));
   std::set<std::string> texts;
@@ -88,8 +91,8 @@ Result<StoreRole> checkSchema(Database &database) {
     if (!row) break;
     texts.insert(std::string(statement.text(0)));
   }
-  if (texts == kUserTexts) return StoreRole::User;
-  if (texts == kBlessedTexts) return StoreRole::Blessed;
+  if (version == kUserVersion && texts == kUserTexts) return StoreRole::User;
+  if (version == kBlessedVersion && texts == kBlessedTexts) return StoreRole::Blessed;
   return foreign(database, "its tables differ");
 }
 

@@ -6,10 +6,12 @@
 namespace phasec {
 
 constexpr int64_t kApplicationId = 0x70687363; // "phsc"
-constexpr int64_t kSchemaVersion = 1;
+// One version per role: what only the user file holds may change without a blessed file noticing.
+constexpr int64_t kUserVersion = 2; ///< in the file's name, too
+constexpr int64_t kBlessedVersion = 1;
 
 enum class StoreRole {
-  User,    ///< read-write: artefacts, and side tables of times, logs, counters and notes
+  User,    ///< read-write: artefacts, and side tables of times, logs, counters, notes and tuned schedules
   Blessed, ///< artefacts only
 };
 

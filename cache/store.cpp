@@ -341,4 +341,48 @@ Status Store::setNote(const std::string &kind, const std::string &subject, const
   return statement.run();
 }
 
+// ---- tuned schedules -------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr const char *kTunedColumns = "SELECT layer, target, ctas, math, tokens_max, name, schedule, evidence, tuned_s FROM tuned ";
+
+Tuned tunedFrom(const Statement &row) {
+  Tuned t;
+  t.key = {std::string(row.text(0)), std::string(row.text(1)), row.integer(2), std::string(row.text(3)), row.integer(4)};
+  t.name = row.text(5);
+  t.schedule = row.text(6);
+  t.evidence = row.text(7);
+  t.tuned_s = row.integer(8);
+  return t;
+}
+
+} // namespace
+
+Result<std::optional<Tuned>> Store::tuned(const TunedKey &key) {
+  std::string sql = std::string(kTunedColumns) + "WHERE layer=?1 AND target=?2 AND ctas=?3 AND math=?4 AND tokens_max=?5";
+  PHASEC_ASSIGN(Statement row, database_.prepare(sql.c_str()));
+  row.bind(1, key.layer).bind(2, key.target).bind(3, key.ctas).bind(4, key.math).bind(5, key.tokens_max);
+  PHASEC_ASSIGN(bool found, row.step());
+  return found ? std::optional(tunedFrom(row)) : std::optional<Tuned>();
+}
+
+Status Store::setTuned(const Tuned &t) {
+  PHASEC_ASSIGN(Statement row, database_.prepare("INSERT OR REPLACE INTO tuned VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9)"));
+  row.bind(1, t.key.layer).bind(2, t.key.target).bind(3, t.key.ctas).bind(4, t.key.math).bind(5, t.key.tokens_max);
+  row.bind(6, t.name).bind(7, t.schedule).bind(8, t.evidence).bind(9, nowSeconds());
+  return row.run();
+}
+
+Result<std::vector<Tuned>> Store::allTuned() {
+  std::vector<Tuned> all;
+  if (role_ != StoreRole::User) return all;
+  PHASEC_ASSIGN(Statement rows, database_.prepare(kTunedColumns));
+  while (true) {
+    PHASEC_ASSIGN(bool row, rows.step());
+    if (!row) return all;
+    all.push_back(tunedFrom(rows));
+  }
+}
+
 } // namespace phasec

@@ -46,6 +46,11 @@ public:
   Result<std::optional<std::string>> note(const std::string &kind, const std::string &subject);
   Status setNote(const std::string &kind, const std::string &subject, const std::string &text);
 
+  Result<std::optional<Tuned>> tuned(const TunedKey &key);
+  Status setTuned(const Tuned &winner);
+  /// All of them, by key; none in a blessed file.
+  Result<std::vector<Tuned>> allTuned();
+
   /// Metadata of every row in key order; `sections` is the encoded text. Does not read payloads.
   Status forEach(const std::function<void(const EntryInfo &, std::string_view sections)> &visit);
 

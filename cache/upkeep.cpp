@@ -78,6 +78,11 @@ Result<Compiled> readEntry(const std::string &path, const Key &key, const std::s
   return compiled;
 }
 
+Result<std::vector<Tuned>> listTuned(const std::string &path) {
+  PHASEC_ASSIGN(std::unique_ptr<Store> store, openForReading(path));
+  return store->allTuned();
+}
+
 Result<StoreStats> storeStats(const std::string &path) {
   PHASEC_ASSIGN(std::unique_ptr<Store> store, openForReading(path));
   Database &database = store->database();
@@ -166,7 +171,7 @@ Status clearStore(const std::string &path) {
   Database &database = (*store)->database();
   PHASEC_ASSIGN(Transaction transaction, Transaction::begin(database));
   for (const char *sql : {"DELETE FROM artefact", "DELETE FROM listing", "DELETE FROM use", "DELETE FROM quarantine",
-                          "DELETE FROM counter", "DELETE FROM note"})
+                          "DELETE FROM counter", "DELETE FROM note", "DELETE FROM tuned"})
     PHASEC_TRY(database.execute(sql));
   PHASEC_TRY(transaction.commit());
   compact(**store);

@@ -21,7 +21,7 @@ bool exists(const std::string &path) { return access(path.c_str(), F_OK) == 0; }
 
 // The schema's version is part of the name: two versions of phasec share a directory without moving each other's files.
 std::string userFile(const std::string &user_dir) {
-  return user_dir + "/kernels-v" + std::to_string(kSchemaVersion) + ".db";
+  return user_dir + "/kernels-v" + std::to_string(kUserVersion) + ".db";
 }
 
 Store *UserFile::store() {

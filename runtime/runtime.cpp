@@ -3,6 +3,7 @@
 
 #include "compiler/fingerprint.h"
 #include "compiler/schedule.h"
+#include "ir/suggest.h"
 #include "runtime/heartbeat.h"
 #include "runtime/manifest.h"
 #include "runtime/sim/compiler.h"
@@ -77,16 +78,55 @@ void identifyCompiler(RuntimeState &state, Query &query) {
   if (auto identity = simToolchain(*cxx)) query.toolchain = *identity;
 }
 
-Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const Schedule &schedule) {
+std::string deviceTarget(const RuntimeState &state) { return state.device ? state.device->info().target : ""; }
+
+Result<TunedKey> tunedKeyOf(const RuntimeState &state, const Layers &layers, const Schedule &schedule) {
+  const ir::Module &module = layers.module();
+  PHASEC_ASSIGN(Schedule effective, effectiveSchedule(module, schedule, deviceTarget(state)));
+  TunedKey key{layers.digest(), effective.word("target"), effective.integer("ctas"), effective.word("math"), effective.integer("tokens_max")};
+  if (!key.ctas) key.ctas = state.device ? state.device->info().sms : findTarget(key.target)->sm_counts.front();
+  if (!key.tokens_max)
+    for (int l : ir::instances(module)) key.tokens_max = std::max<int64_t>(key.tokens_max, module.layers[size_t(l)].tokens_max);
+  return key;
+}
+
+/// Knobs that a newer phasec searched, or values that it took, are no reason to fail: they are left out, and said.
+Result<Schedule> withTuned(RuntimeState &state, const Layers &layers, Schedule schedule) {
+  PHASEC_ASSIGN(TunedKey key, tunedKeyOf(state, layers, schedule));
+  std::optional<Tuned> winner = state.cache->tuned(key);
+  if (!winner) return schedule;
+  for (const std::string &word : splitWords(winner->schedule, ' ')) {
+    size_t equals = std::min(word.find('='), word.size());
+    Status set = schedule.set(word.substr(0, equals), word.substr(std::min(equals + 1, word.size())), Origin::Tuned);
+    if (!set.ok()) state.log("tuned schedule: " + set.text() + "; run `phasec tune` again");
+  }
+  return schedule;
+}
+
+/// A planner's error may be about values that nobody typed.
+Status planError(const Status &status, const Schedule &schedule) {
+  std::string tuned;
+  for (const KnobInfo &k : knobs())
+    if (schedule.origin(k.name) == Origin::Tuned) tuned += std::string(" ") + k.name + "=" + schedule.text(k.name);
+  return tuned.empty() ? status : Status(status.kind(), status.text() + "\nnote: `phasec tune` chose" + tuned + "; --no-tuned leaves that out");
+}
+
+Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const Schedule &asked) {
   Prepared p;
-  std::string device_target = state.device ? state.device->info().target : "";
+  std::string device_target = deviceTarget(state);
+  Schedule schedule = asked;
+  if (state.options.tuned) {
+    PHASEC_ASSIGN(schedule, withTuned(state, layers, asked));
+  }
   PHASEC_ASSIGN(Schedule effective, effectiveSchedule(layers.module(), schedule, device_target));
   const Target *target = findTarget(effective.word("target"));
   if (!target) return Status::usage("target " + effective.word("target") + " is not known");
   if (!device_target.empty() && device_target != target->name)
     return Status::input("target " + std::string(target->name) + " cannot run on " + state.device->info().name + ", which is " +
                          device_target + "; drop --target, or use `phasec render` or `bless` to compile without running");
-  PHASEC_ASSIGN(p.plan, plan(layers.module(), effective, *target));
+  auto planned = plan(layers.module(), effective, *target);
+  if (!planned) return planError(planned.status(), schedule);
+  p.plan = planned.take();
   PHASEC_ASSIGN(p.rendered, render(p.plan, layers.module(), state.templates));
   p.options = state.simulated() ? std::vector<std::string>{simOptions()} : nvrtcArguments(compileOptions(p.plan));
   p.target = state.simulated() ? std::string("sim:") + target->name : target->name;
@@ -299,12 +339,16 @@ Result<Runtime::Explanation> Runtime::explain(const Layers &layers, const Schedu
   PHASEC_ASSIGN(Prepared p, prepareQuery(*state_, layers, schedule));
   Explanation e;
   e.key = p.query.key;
+  e.schedule = p.plan.schedule;
   e.source = std::move(p.rendered.source);
   e.sections = p.query.sections;
   e.hit = state_->cache->lookup(p.query);
   if (!e.hit) e.miss = state_->cache->explain(p.query);
   return e;
 }
+
+Result<Schedule> Runtime::tuned(const Layers &layers, const Schedule &schedule) { return withTuned(*state_, layers, schedule); }
+Result<TunedKey> Runtime::tunedKey(const Layers &layers, const Schedule &schedule) { return tunedKeyOf(*state_, layers, schedule); }
 
 Result<uint64_t> Runtime::allocate(int64_t bytes) {
   if (!state_->device) return Status::usage("allocate: the runtime was opened without a device (DeviceChoice::None)");

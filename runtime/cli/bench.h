@@ -33,6 +33,11 @@ struct Statistics {
 };
 Statistics statistics(std::vector<double> samples);
 
+/// How far apart, relative to `median`, two runs of one configuration may lie: three standard deviations of the samples of
+/// both, and at least kNoiseMin, because clocks and placement differ between runs and not within one.
+double noiseBand(double median, double deviation, double other_deviation);
+inline constexpr double kNoiseMin = 0.01;
+
 /// A graph of `launches` calls of launch(i), which must go to `stream`.
 Result<cuda::Graph> capture(cuda::Stream &stream, int launches, const std::function<Status(int)> &launch);
 /// Enqueues `samples` times without waiting, and gives the microseconds between the stream's marks: the GPU never idles
@@ -70,6 +75,8 @@ struct LaunchBytes {
 };
 LaunchBytes launchBytes(const ir::Module &module, int tokens, int context);
 
+inline constexpr double kMemoryBoundFraction = 0.5;
+
 /// One configuration.
 struct BenchRow {
   int tokens = 0, context = 0;
@@ -91,6 +98,9 @@ struct BenchRow {
   bool passed() const { return !gate || gate->findings.empty(); }
   bool ok() const { return error.ok() && passed() && alike; }
   double layerUs(double sample_us) const { return sample_us / (launches * instances); }
+  /// The written rule, from bytes and time alone: memory-bound when reading the row's bytes at the ceiling of the same run
+  /// takes at least half of its time, else latency-limited (waits, or instructions: bytes and time cannot tell those apart).
+  const char *boundBy() const { return fraction >= kMemoryBoundFraction ? "memory-bound" : "latency-limited"; }
   double bytesPerLayer() const { return double(bytes.weights + bytes.kv) / instances; }
 };
 
@@ -137,6 +147,8 @@ struct BenchReport {
   std::vector<BenchRow> rows;
   std::vector<Peer> peers;
   std::optional<ErrorReport> error;
+  /// Of a sweep: the time at the first value, for the same step, over the row's; 0: no figures.
+  double speedup(const BenchRow &row) const;
 };
 /// Members of an object that a peer printed; "" and 0 when it has none of that type.
 std::string textOf(const llvm::json::Object &object, llvm::StringRef name);
@@ -148,6 +160,39 @@ Result<std::vector<llvm::json::Object>> runPeer(const Session &session, const Wo
 Status runPeers(const Session &session, const BenchOptions &options, const Layers &layers, BenchReport &report, const std::function<Status()> &done);
 /// For the first of the options' tokens and contexts.
 Result<ErrorReport> measureError(const Session &session, const BenchOptions &options, const Layers &layers, Runtime &runtime, Schedule schedule);
+
+/// A kernel for the batch at hand, unless the user says otherwise.
+Status compileForBatch(Schedule &schedule, int tokens);
+
+/// The inputs of one step. No schedule changes them, so configurations of one batch can share them.
+struct StepInputs {
+  std::optional<HostInputs> inputs;
+  std::optional<Staging> device; ///< of `inputs`; none: every row brings its own there
+};
+
+/// Measures configurations of one file on one device, one after the other.
+class RowBench {
+public:
+  /// `keep`: inputs stay, on the host and on the device, for the next row of the same step.
+  RowBench(Runtime &runtime, cuda::CudaDevice &device, bool keep) : runtime_(runtime), device_(device), keep_(keep) {}
+  Result<Layers> open(const BenchOptions &options);
+  /// Fills a row whose tokens and context are set. Of the options, `repeat`, `samples` and `gate` count.
+  Status measure(const BenchOptions &options, const Schedule &schedule, BenchRow &row);
+
+private:
+  bool isStack() const;
+  Status stage(const Schedule &schedule, const BenchRow &row, StepInputs &step);
+  Result<int64_t> copiesFor(const BenchOptions &options, const BenchRow &row);
+  Result<std::optional<Layers>> stackOf(const BenchOptions &options, int64_t copies);
+
+  Runtime &runtime_;
+  cuda::CudaDevice &device_;
+  const bool keep_;
+  std::map<std::pair<int, int>, StepInputs> kept_; ///< by tokens and context
+  std::string text_;
+  std::optional<Layers> layers_;
+  bool said_ = false; ///< that the layer cannot run many times in one launch
+};
 
 /// `done` is called after every row, so that what was measured is kept whatever comes.
 Result<BenchReport> deviceBench(const Session &session, const BenchOptions &options,

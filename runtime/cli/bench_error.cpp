@@ -159,7 +159,7 @@ Result<ErrorReport> measureError(const Session &session, const BenchOptions &opt
   ErrorReport report;
   report.tokens = options.tokens.front();
   report.context = options.contexts.front();
-  PHASEC_TRY(schedule.set("tokens_max", std::to_string(report.tokens), Origin::Tuned));
+  PHASEC_TRY(compileForBatch(schedule, report.tokens));
   PHASEC_ASSIGN(Kernel kernel, runtime.prepare(layers, schedule));
   if (kernel.plan().instances.size() != 1) return Status::usage("--error takes a single layer, not a stack");
   PHASEC_ASSIGN(std::unique_ptr<WorkDirectory> directory, WorkDirectory::make());

@@ -73,6 +73,7 @@ void writeTimes(OStream &json, const BenchRow &row) {
   bool timed = !row.samples_us.empty();
   json.attribute("tbs", timed ? llvm::json::Value(row.bytesPerLayer() / row.layerUs(s.median) / 1e6) : llvm::json::Value(nullptr));
   json.attribute("fraction_of_read", timed ? llvm::json::Value(row.fraction) : llvm::json::Value(nullptr));
+  json.attribute("bound_by", timed ? llvm::json::Value(row.boundBy()) : llvm::json::Value(nullptr));
   json.attribute("launches_alike", row.alike);
   writeNumbers(json, "samples_us", row.samples_us);
 }
@@ -133,11 +134,15 @@ void writeError(OStream &json, const ErrorReport &error) {
   });
 }
 
-void writeRow(OStream &json, const BenchRow &row, const BenchOptions &options, const std::vector<Peer> &peers) {
+void writeRow(OStream &json, const BenchRow &row, const BenchOptions &options, const BenchReport &report) {
   json.object([&] {
     json.attribute("tokens", row.tokens);
     json.attribute("context", row.context);
-    if (!options.sweep_knob.empty()) json.attribute("sweep", row.sweep_value);
+    if (!options.sweep_knob.empty()) {
+      json.attribute("sweep", row.sweep_value);
+      double speedup = report.speedup(row);
+      json.attribute("speedup_over_first", speedup > 0 ? llvm::json::Value(speedup) : llvm::json::Value(nullptr));
+    }
     json.attribute("error", row.error.ok() ? llvm::json::Value(nullptr) : llvm::json::Value(clean(row.error.text())));
     json.attribute("instances", row.instances);
     json.attribute("sets", row.sets);
@@ -156,7 +161,7 @@ void writeRow(OStream &json, const BenchRow &row, const BenchOptions &options, c
     else llvm::consumeError(resources.takeError());
     writeGate(json, row.gate);
     writeTimes(json, row);
-    if (!peers.empty()) writePeers(json, peers, row);
+    if (!report.peers.empty()) writePeers(json, report.peers, row);
   });
 }
 
@@ -186,6 +191,15 @@ std::string errorText(const ErrorReport &error) {
 
 } // namespace
 
+double BenchReport::speedup(const BenchRow &row) const {
+  for (const BenchRow &first : rows) {
+    if (first.tokens != row.tokens || first.context != row.context) continue;
+    if (first.samples_us.empty() || row.samples_us.empty()) return 0;
+    return first.layerUs(statistics(first.samples_us).median) / row.layerUs(statistics(row.samples_us).median);
+  }
+  return 0;
+}
+
 std::string benchJson(const BenchReport &report, const BenchOptions &options, const std::string &command) {
   return jsonText("bench", [&](OStream &json) {
     json.attribute("version", PHASEC_VERSION);
@@ -196,7 +210,7 @@ std::string benchJson(const BenchReport &report, const BenchOptions &options, co
     writeCeilings(json, report.ceilings);
     if (!options.sweep_knob.empty()) json.attribute("sweep_knob", options.sweep_knob);
     json.attributeArray("rows", [&] {
-      for (const BenchRow &row : report.rows) writeRow(json, row, options, report.peers);
+      for (const BenchRow &row : report.rows) writeRow(json, row, options, report);
     });
     if (!report.peers.empty())
       json.attributeObject("peer_problems", [&] {
@@ -211,21 +225,22 @@ std::string benchCsv(const BenchReport &report, const BenchOptions &options) {
   std::string text;
   llvm::raw_string_ostream out(text);
   out << "layer,tokens,context," << (options.sweep_knob.empty() ? "" : options.sweep_knob + ",")
-      << "instances,sets,weight_bytes,kv_bytes,layer_us,layer_us_min,layer_us_p99,layer_us_sd,launch_us,tbs,fraction_of_read,";
+      << "instances,sets,weight_bytes,kv_bytes,layer_us,layer_us_min,layer_us_p99,layer_us_sd,launch_us,tbs,fraction_of_read,bound_by," << (options.sweep_knob.empty() ? "" : "speedup_over_first,");
   for (const Peer &peer : report.peers) out << peer.name << "_layer_us,";
   out << "check\n";
   for (const BenchRow &row : report.rows) {
     out << report.layer << "," << row.tokens << "," << row.context << "," << (options.sweep_knob.empty() ? "" : row.sweep_value + ",") << row.instances
         << "," << row.sets << ",";
     if (row.samples_us.empty()) {
-      out << ",,,,,,,,," << std::string(report.peers.size(), ',') << checkText(row) << "\n";
+      out << ",,,,,,,,,," << (options.sweep_knob.empty() ? "" : ",") << std::string(report.peers.size(), ',') << checkText(row) << "\n";
       continue;
     }
     Statistics s = statistics(row.samples_us);
     double layers = row.launches * row.instances;
     out << row.bytes.weights / row.instances << "," << row.bytes.kv / row.instances
         << format(",%.3f,%.3f,%.3f,%.3f,", s.median / layers, s.min / layers, s.p99 / layers, s.deviation / layers)
-        << format("%.3f,%.4f,%.4f,", s.median / row.launches, row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction);
+        << format("%.3f,%.4f,%.4f,", s.median / row.launches, row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction) << row.boundBy() << ",";
+    if (!options.sweep_knob.empty()) out << format("%.4f,", report.speedup(row));
     for (const Peer &peer : report.peers) {
       if (const PeerArm *arm = peer.fastest(row)) out << format("%.3f", arm->layerUs());
       out << ",";
@@ -245,7 +260,7 @@ std::string benchTable(const BenchReport &report, const BenchOptions &options) {
   bool sweeps = !options.sweep_knob.empty();
   out << "tokens  context ";
   if (sweeps) out << llvm::right_justify(options.sweep_knob, 10);
-  out << " layers   weights        KV  us/layer       p99      sd  us/launch   TB/s  of read  ";
+  out << " layers   weights        KV  us/layer       p99      sd  us/launch   TB/s  of read  bound by         " << (sweeps ? "speed-up  " : "");
   for (const Peer &peer : report.peers) out << llvm::right_justify(peer.name, 7) << "  ";
   out << "check\n";
   for (const BenchRow &row : report.rows) {
@@ -259,7 +274,8 @@ std::string benchTable(const BenchReport &report, const BenchOptions &options) {
     double layers = row.launches * row.instances;
     out << format("%7d %6.1f MB %6.1f MB ", row.instances, double(row.bytes.weights) / row.instances / 1e6, double(row.bytes.kv) / row.instances / 1e6)
         << format("%9.2f %9.2f %7.2f %10.1f ", s.median / layers, s.p99 / layers, s.deviation / layers, s.median / row.launches)
-        << format("%6.3f %8.3f  ", row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction);
+        << format("%6.3f %8.3f  %-15s  ", row.bytesPerLayer() / (s.median / layers) / 1e6, row.fraction, row.boundBy());
+    if (sweeps) out << format("%7.2fx  ", report.speedup(row));
     for (const Peer &peer : report.peers) {
       if (double ratio = peer.speedup(row)) out << format("%6.2fx  ", ratio);
       else out << "      -  ";

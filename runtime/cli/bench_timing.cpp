@@ -21,6 +21,10 @@ Statistics statistics(std::vector<double> samples) {
   return s;
 }
 
+double noiseBand(double median, double deviation, double other_deviation) {
+  return std::max(kNoiseMin, 3 * std::hypot(deviation, other_deviation) / median);
+}
+
 Result<cuda::Graph> capture(cuda::Stream &stream, int launches, const std::function<Status(int)> &launch) {
   PHASEC_TRY(stream.beginCapture());
   Status launched;

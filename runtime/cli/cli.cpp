@@ -31,7 +31,7 @@ namespace {
 
 #define FILE_COMMANDS                                                                                                    \
   cl::sub(checkCommand()), cl::sub(fmtCommand()), cl::sub(renderCommand()), cl::sub(runCommand()),                       \
-      cl::sub(inspectCommand()), cl::sub(explainCommand()), cl::sub(doctorCommand()), cl::sub(benchCommand()), cl::cat(sharedOptions())
+      cl::sub(inspectCommand()), cl::sub(explainCommand()), cl::sub(doctorCommand()), cl::sub(benchCommand()), cl::sub(tuneCommand()), cl::cat(sharedOptions())
 
 cl::opt<std::string> target_flag("target", cl::desc("GPU architecture, for example sm_90a"), cl::value_desc("T"), FILE_COMMANDS);
 cl::opt<std::string> device_flag("device", cl::desc("auto (cuda if usable, else sim), cuda, cuda:N, sim or none"),
@@ -43,7 +43,10 @@ cl::opt<std::string> templates_flag("templates", cl::desc("template files laid o
                                     FILE_COMMANDS, cl::sub(blessCommand()));
 cl::opt<bool> no_prove_flag("no-prove", cl::desc("skip the proof that the plan is safe"), FILE_COMMANDS, cl::sub(blessCommand()));
 cl::opt<bool> json_flag("json", cl::desc("the result as JSON on stdout"), FILE_COMMANDS, cl::sub(cacheCommand()),
-                        cl::sub(blessCommand()));
+                        cl::sub(blessCommand()), cl::sub(compareCommand()));
+
+cl::opt<bool> no_tuned_flag("no-tuned", cl::desc("leave out what `phasec tune` found on this machine"), cl::sub(runCommand()),
+                            cl::sub(inspectCommand()), cl::sub(explainCommand()), cl::sub(benchCommand()), cl::cat(sharedOptions()));
 
 struct Talk {
   std::mutex mutex;
@@ -75,6 +78,7 @@ Status applyFlags(Session &session) {
   }
   session.options.templates_dir = templates_flag;
   session.options.prove = !no_prove_flag;
+  session.options.tuned = !no_tuned_flag;
   session.options.log = say;
   session.options.cache.warn = [](const std::string &line) { say("warning: " + line); };
   return {};
@@ -149,12 +153,23 @@ std::string clean(std::string_view text) { return llvm::json::fixUTF8(llvm::Stri
 
 llvm::json::Value figure(double value) { return std::isfinite(value) ? llvm::json::Value(value) : llvm::json::Value(nullptr); }
 
+std::string tunedText(const Schedule &schedule) {
+  std::string text;
+  for (const KnobInfo &k : knobs())
+    if (schedule.origin(k.name) == Origin::Tuned) text += (text.empty() ? "" : " ") + std::string(k.name) + "=" + schedule.text(k.name);
+  return text;
+}
+
 void writeConfig(llvm::json::OStream &json, const Schedule &schedule) {
   json.attributeObject("config", [&] {
     for (const KnobInfo &k : knobs()) {
       if (k.is_int) json.attribute(k.name, schedule.integer(k.name));
       else json.attribute(k.name, schedule.word(k.name));
     }
+  });
+  json.attributeArray("tuned", [&] {
+    for (const KnobInfo &k : knobs())
+      if (schedule.origin(k.name) == Origin::Tuned) json.value(k.name);
   });
 }
 

@@ -64,7 +64,9 @@ void printResult(const std::string &text);
 std::string clean(std::string_view text);
 /// A figure; null when it is no finite number, which JSON lacks.
 llvm::json::Value figure(double value);
-/// "config": {every knob of an effective schedule}.
+/// The knobs of an effective schedule that `phasec tune` chose, as text; empty: none.
+std::string tunedText(const Schedule &schedule);
+/// "config": {every knob of an effective schedule}, "tuned": [those that `phasec tune` chose].
 void writeConfig(llvm::json::OStream &json, const Schedule &schedule);
 void writeReasons(llvm::json::OStream &json, const std::vector<Reason> &reasons);
 

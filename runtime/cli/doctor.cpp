@@ -23,6 +23,7 @@ struct Report {
   Session session;
   std::vector<Finding> findings;
   std::vector<LayerState> layers;
+  std::vector<Tuned> tuned;
   std::vector<std::string> refusals;
   std::optional<DeviceInfo> cuda;
 
@@ -80,6 +81,8 @@ void examineCache(Report &r) {
     examineAbsentUserFile(r, options.user_dir);
     options.user_dir.clear();
   }
+  if (!options.user_dir.empty())
+    if (auto tuned = listTuned(userFile(options.user_dir))) r.tuned = tuned.take();
   auto cache = Cache::open(options);
   if (!cache) return r.add("cache", "unusable", cache.status().text());
   r.layers = (*cache)->layers();
@@ -146,6 +149,19 @@ void writeJson(const Report &r) {
           json.attribute("doc", k.doc);
         });
     });
+    json.attributeArray("tuned", [&] {
+      for (const Tuned &t : r.tuned)
+        json.object([&] {
+          json.attribute("layer", clean(t.name));
+          json.attribute("digest", t.key.layer);
+          json.attribute("target", t.key.target);
+          json.attribute("ctas", t.key.ctas);
+          json.attribute("math", t.key.math);
+          json.attribute("tokens_max", t.key.tokens_max);
+          json.attribute("schedule", t.schedule);
+          json.attribute("tuned_s", t.tuned_s);
+        });
+    });
     json.attributeArray("environment", [&] {
       for (const Setting &s : r.session.environment.settings)
         json.object([&] {
@@ -184,6 +200,10 @@ void printText(const Report &r) {
   for (const KnobInfo &k : knobs())
     out << llvm::format("  %-11s %-8s %-12s ", k.name, r.session.schedule.text(k.name).c_str(), name(r.session.schedule.origin(k.name)))
         << k.doc << "\n";
+  if (!r.tuned.empty()) out << "\ntuned (used unless a knob is set or --no-tuned is given; phasec tune searches again):\n";
+  for (const Tuned &t : r.tuned)
+    out << "  @" << t.name << " " << t.key.target << ", " << t.key.ctas << " CTAs, math " << t.key.math << ", tokens_max " << t.key.tokens_max
+        << ": " << t.schedule << "\n";
   out << "\nenvironment:\n";
   for (const Setting &s : r.session.environment.settings)
     out << llvm::format("  %-17s ", s.name.c_str()) << (s.value.empty() ? "-" : s.value) << "  (" << s.origin << ")\n";

@@ -21,11 +21,11 @@ Result<std::string> sourceDiff(Cache &cache, const Runtime::Explanation &e) {
 }
 
 /// The command that puts it into a file for everybody; it needs no GPU.
-std::string blessLine(const Session &session) {
+std::string blessLine(const Session &session, const Schedule &effective) {
   std::string line = "phasec bless " + what;
   for (const KnobInfo &k : knobs())
-    if (session.schedule.origin(k.name) > Origin::File && std::string_view(k.name) != "target")
-      line += std::string(" --set ") + k.name + "=" + session.schedule.text(k.name);
+    if (effective.origin(k.name) > Origin::File && std::string_view(k.name) != "target")
+      line += std::string(" --set ") + k.name + "=" + effective.text(k.name);
   const std::string &target = session.schedule.word("target");
   return line + " --target " + (target == "auto" ? "sm_90a" : target) + " --out blessed.db";
 }
@@ -39,8 +39,9 @@ void printText(const Runtime::Explanation &e, const Session &session, const std:
     out << text << (!text.empty() && text.back() == '\n' ? "" : "\n");
     if (session.options.jit == Jit::Off) out << "jit = off: a run would end here, with exit status 3\n";
     else out << "a run would compile it (jit = " << jitName(session.options.jit) << ")\n";
-    out << "to ship it: " << blessLine(session) << "\n";
+    out << "to ship it: " << blessLine(session, e.schedule) << "\n";
   }
+  if (std::string tuned = tunedText(e.schedule); !tuned.empty()) out << "tuned: " << tuned << "\n";
   if (diff && !e.hit) out << (e.miss.nearest ? "- nearest entry, + this configuration\n" + changes : "nothing to compare with\n");
   if (dump_key) printSections(out, e.sections);
 }
@@ -52,6 +53,7 @@ void writeJson(const Runtime::Explanation &e, const Session &session, const std:
     json.attribute("function_fingerprint", e.key.fingerprint.hex());
     json.attribute("outcome", e.hit ? "hit" : "miss");
     json.attribute("jit", jitName(session.options.jit));
+    writeConfig(json, e.schedule);
     if (e.hit) {
       json.attribute("layer", name(e.hit->layer));
       json.attribute("path", clean(e.hit->path));

@@ -18,6 +18,7 @@ struct Inspected {
   Listing listing;
   Evidence evidence;
   std::string origin, plan_text;
+  std::string tuned; ///< what `phasec tune` chose of its configuration
 };
 
 Result<Inspected> inspectKey(const Session &session) {
@@ -49,6 +50,7 @@ Result<Inspected> inspectFile(Session &session) {
   const Hit &hit = kernel.provenance();
   i.artefact = *hit.artefact;
   i.origin = std::string(name(hit.layer)) + (hit.path.empty() ? "" : ", " + hit.path);
+  i.tuned = tunedText(kernel.plan().schedule);
   i.plan_text = planText(kernel.plan(), layers.module());
   if (Result<Listing> listing = runtime.cache().listing(kernel.key(), i.artefact.toolchain)) i.listing = listing.take();
   else i.listing.source = kernel.source();
@@ -73,6 +75,7 @@ Result<Inspected> inspectFile(Session &session) {
 void printText(const Inspected &i) {
   llvm::raw_ostream &out = llvm::outs();
   printEntry(out, i.entry);
+  if (!i.tuned.empty()) out << "  tuned      " << i.tuned << "\n";
   out << "  from       " << i.origin << "\n";
   if (i.evidence.compile_us) out << "  compiled   in " << i.evidence.compile_us / 1000 << " ms on " << i.evidence.host << "\n";
   auto resources = llvm::json::parse(i.artefact.resources);
@@ -94,6 +97,7 @@ void writeJson(const Inspected &i) {
   printJson("inspect", [&](llvm::json::OStream &json) {
     writeEntry(json, i.entry.info);
     json.attribute("origin", clean(i.origin));
+    json.attribute("tuned", i.tuned);
     auto resources = llvm::json::parse(i.artefact.resources);
     if (resources) json.attribute("resources", *resources);
     else {

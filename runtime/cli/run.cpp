@@ -221,6 +221,7 @@ void printRunText(const Layers &layers, Runtime &runtime, const Kernel &kernel, 
   out << "@" << layers.name() << " on " << runtime.device().info().name << " for " << plan.target->name << ": " << inputs.tokens()
       << (inputs.tokens() == 1 ? " token in " : " tokens in ") << inputs.sequences() << (inputs.sequences() == 1 ? " sequence, " : " sequences, ") << o.ctas << " CTAs, wo_split " << kernel.key().wo_split << "\n";
   out << "  key     " << kernel.key().text() << "\n";
+  if (std::string tuned = tunedText(plan.schedule); !tuned.empty()) out << "  tuned   " << tuned << "\n";
   out << "  cache   ";
   if (!kernel.miss()) out << "hit (" << name(kernel.provenance().layer) << ")\n";
   else {

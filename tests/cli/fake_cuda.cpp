@@ -1,10 +1,19 @@
 // fake_cuda.cpp: a libcuda.so for PHASEC_CUDA that computes nothing, so that what the command line does on a GPU is tested
-// without one: memory is the host's, kernels do not run, and a launch takes as many microseconds as it has CTAs.
+// without one: memory is the host's, kernels do not run, and a launch takes as many microseconds as it has CTAs. A test may
+// say otherwise, by variables that are read at every launch:
+//   FAKE_CUDA_BEST=T     a launch takes a microsecond more for each warp that its block has more or less than T threads
+//   FAKE_CUDA_SCALE=F    all times, times F
+//   FAKE_CUDA_RESULT=P   a launch leaves the bytes of file P in every buffer that was wiped before (results of a sim)
+//   FAKE_CUDA_WRONG=T    ... but not with blocks of T threads
 #include "runtime/cuda/driver.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <map>
+#include <string>
 
 using namespace phasec::cuda;
 
@@ -17,9 +26,30 @@ template <class T> T handle(uintptr_t n) { return reinterpret_cast<T>(n); }
 std::map<CuAddress, size_t> memory;
 std::map<CuEvent, double> events;    ///< the stream's time when it was recorded
 std::map<CuGraph, double> graphs;    ///< how long a replay takes
+std::map<CuAddress, size_t> wiped;   ///< filled with the command line's pattern, which launches overwrite
+constexpr unsigned char kPattern = 0xa5;
 double now_us = 0, captured_us = 0;
 bool capturing = false;
 uintptr_t next_handle = 0x100;
+
+double variable(const char *name, double otherwise) {
+  const char *text = std::getenv(name);
+  return text ? std::atof(text) : otherwise;
+}
+
+double launchUs(const LaunchConfig &config) {
+  double threads = config.block[0], warps = std::abs(threads - variable("FAKE_CUDA_BEST", threads)) / 32;
+  return (config.grid[0] + warps) * variable("FAKE_CUDA_SCALE", 1);
+}
+
+void leaveResults(const LaunchConfig &config) {
+  const char *path = std::getenv("FAKE_CUDA_RESULT");
+  if (!path || config.block[0] == variable("FAKE_CUDA_WRONG", 0)) return;
+  std::ifstream in(path, std::ios::binary);
+  std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  for (const auto &[address, size] : wiped)
+    if (size >= bytes.size()) std::memcpy(reinterpret_cast<void *>(address), bytes.data(), bytes.size());
+}
 
 size_t used() {
   size_t bytes = 0;
@@ -68,6 +98,7 @@ CuResult cuMemAlloc_v2(CuAddress *address, size_t bytes) {
 }
 CuResult cuMemFree_v2(CuAddress address) {
   if (!memory.erase(address)) return kInvalidHandle;
+  wiped.erase(address);
   std::free(reinterpret_cast<void *>(address));
   return 0;
 }
@@ -76,7 +107,10 @@ CuResult cuMemcpyDtoH_v2(void *to, CuAddress from, size_t n) { return std::memcp
 CuResult cuMemcpyDtoD_v2(CuAddress to, CuAddress from, size_t n) {
   return std::memcpy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), n), 0;
 }
-CuResult cuMemsetD8_v2(CuAddress to, unsigned char value, size_t n) { return std::memset(reinterpret_cast<void *>(to), value, n), 0; }
+CuResult cuMemsetD8_v2(CuAddress to, unsigned char value, size_t n) {
+  if (value == kPattern) wiped[to] = n;
+  return std::memset(reinterpret_cast<void *>(to), value, n), 0;
+}
 CuResult cuLibraryLoadData(CuLibrary *library, const void *, int *, void **, unsigned, int *, void **, unsigned) {
   return *library = handle<CuLibrary>(1), 0;
 }
@@ -87,7 +121,8 @@ CuResult cuFuncGetAttribute(int *value, int which, CuFunction) { return *value =
 CuResult cuFuncSetAttribute(CuFunction, int, int) { return 0; }
 CuResult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *ctas, CuFunction, int, size_t) { return *ctas = 1, 0; }
 CuResult cuLaunchKernelEx(const LaunchConfig *config, CuFunction, void **, void **) {
-  (capturing ? captured_us : now_us) += config->grid[0];
+  (capturing ? captured_us : now_us) += launchUs(*config);
+  if (!capturing) leaveResults(*config);
   return 0;
 }
 CuResult cuStreamCreate(CuStream *stream, unsigned) { return *stream = handle<CuStream>(2), 0; }

@@ -93,6 +93,23 @@ class BenchTest(support.CliTest):
         self.assertEqual(len({r["key"] for r in report["rows"]}), 3)
         self.assertLess(report["rows"][0]["active_wo_ctas"], report["rows"][2]["active_wo_ctas"])
 
+    def test_a_sweep_says_what_each_value_gains_and_what_bounds_it(self):
+        words = ("--contexts", "64,128", "--sweep", "ctas=100,20", "--repeat", "64")
+        report = self.bench("tiny_qwen35_27b", *words)
+        self.assertEqual([round(r["speedup_over_first"], 6) for r in report["rows"]], [1, 5] * 2, "over the first value of the same step")
+        for row in report["rows"]:
+            self.assertEqual(row["bound_by"], "memory-bound" if row["fraction_of_read"] >= 0.5 else "latency-limited")
+        self.assertEqual({r["bound_by"] for r in report["rows"]}, {"memory-bound", "latency-limited"}, "the fake reaches both")
+        words = ("bench", support.LAYERS / "tiny_qwen35_27b.phase", "--exact", "--no-gate", *words)
+        rows = list(csv.DictReader(self.phasec(*words, "--csv", env={"PHASEC_CUDA": FAKE})[0].splitlines()))
+        self.assertEqual([r["speedup_over_first"] for r in rows], ["1.0000", "5.0000"] * 2)
+        self.assertEqual([r["bound_by"] for r in rows], [r["bound_by"] for r in report["rows"]])
+        self.assertMentions(self.phasec(*words, env={"PHASEC_CUDA": FAKE})[0], "bound by", "speed-up", "5.00x", "memory-bound")
+        self.assertNotIn("speedup_over_first", self.bench("tiny_qwen35_27b", "--contexts", "64", "--repeat", "2")["rows"][0])
+        errors = self.phasec(*words, "--tokens", "16", "--csv", expect=1, env={"PHASEC_CUDA": FAKE})[0]
+        rows = list(csv.DictReader(errors.splitlines()))
+        self.assertEqual([(r["speedup_over_first"], r["bound_by"], r["check"]) for r in rows], [("", "", "error")] * 4)
+
     def test_what_is_wrong_is_never_timed(self):
         out, err = self.phasec("bench", support.LAYERS / "tiny_qwen35_27b.phase", "--exact", "--json", "--repeat", "2", "--contexts", "64",
                                expect=3, env={"PHASEC_CUDA": FAKE})

@@ -75,7 +75,7 @@ TEST_CASE("a read-only directory serves what it holds") {
   REQUIRE(bench.open()->publish(kernel).ok());
   std::filesystem::permissions(dir.path(), std::filesystem::perms(0755));
   if (geteuid() == 0)
-    for (const char *name : {"user", "user/kernels-v1.db", "user/kernels.lock"})
+    for (const char *name : {"user", "user/kernels-v2.db", "user/kernels.lock"})
       REQUIRE(chown((dir / name).c_str(), 65534, 65534) == 0);
   std::filesystem::permissions(dir / "user", std::filesystem::perms(0500));
   CHECK(asNobody("", [&] {
@@ -139,7 +139,8 @@ TEST_CASE("files of the user that are not ours are set aside, never changed, nev
     writeFile(path, "");
     CHECK(sql(path, "CREATE TABLE mail(x); INSERT INTO mail VALUES(1)") == "");
   }
-  SUBCASE("a newer schema") { CHECK(sql(path, "PRAGMA user_version=2") == ""); }
+  SUBCASE("a newer schema") { CHECK(sql(path, "PRAGMA user_version=3") == ""); }
+  SUBCASE("an older schema under a newer one's name") { CHECK(sql(path, "PRAGMA user_version=1; DROP TABLE tuned") == ""); }
   SUBCASE("a planted trigger") {
     CHECK(sql(path, "CREATE TRIGGER t AFTER INSERT ON artefact BEGIN DELETE FROM artefact; END") == "");
   }

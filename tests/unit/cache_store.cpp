@@ -269,6 +269,34 @@ TEST_CASE("notes last") {
   CHECK_FALSE(memory.open()->setNote("a", "b", "c").ok());
 }
 
+TEST_CASE("tuned schedules: the latest winner of exactly what was searched; cleared with the rest") {
+  TempDir dir;
+  Bench bench(dir / "user");
+  const TunedKey key{"ir", "sm_90a", 132, "fast", 1};
+  CHECK_FALSE(bench.open()->tuned(key));
+  CHECK_FALSE_MESSAGE(std::filesystem::exists(dir / "user"), "a question makes no file");
+  REQUIRE(bench.open()->setTuned({key, "@a", "wo_split=4", "{\"us\": 3}", 0}).ok());
+  REQUIRE(bench.open()->setTuned({key, "@a", "wo_split=8 ring=2", "{\"us\": 2}", 0}).ok());
+  auto found = bench.open()->tuned(key);
+  REQUIRE(found);
+  CHECK(found->key == key);
+  CHECK(found->name == "@a");
+  CHECK(found->schedule == "wo_split=8 ring=2");
+  CHECK(found->evidence == "{\"us\": 2}");
+  CHECK(found->tuned_s > 1'700'000'000);
+  for (TunedKey other : {TunedKey{"ri", "sm_90a", 132, "fast", 1}, TunedKey{"ir", "sm_120a", 132, "fast", 1},
+                         TunedKey{"ir", "sm_90a", 114, "fast", 1}, TunedKey{"ir", "sm_90a", 132, "exact", 1},
+                         TunedKey{"ir", "sm_90a", 132, "fast", 2}}) {
+    CHECK_FALSE(bench.open()->tuned(other));
+    REQUIRE(bench.open()->setTuned({other, "@b", "", "{}", 0}).ok());
+  }
+  CHECK(listTuned(userFile(dir / "user"))->size() == 6);
+  CHECK(storeStats(userFile(dir / "user"))->entries == 0);
+  REQUIRE(clearStore(userFile(dir / "user")).ok());
+  CHECK(listTuned(userFile(dir / "user"))->empty());
+  CHECK_FALSE(Bench("").open()->setTuned({key, "@a", "", "{}", 0}).ok());
+}
+
 TEST_CASE("the memory layer is bounded") {
   TempDir dir;
   Bench bench("");

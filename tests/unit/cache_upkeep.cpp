@@ -62,7 +62,8 @@ TEST_CASE("shards merged equal the whole; so does an exported user file") {
     auto cache = bench.open();
     for (const Compiled &kernel : odd) REQUIRE(cache->publish(kernel).ok());
     for (const Compiled &kernel : even) REQUIRE(cache->publish(kernel).ok());
-    REQUIRE(cache->setNote("tuned", "x", "y").ok());
+    REQUIRE(cache->setNote("kind", "subject", "text").ok());
+    REQUIRE(cache->setTuned({{"ir", "sm_90a", 132, "fast", 1}, "layer_1", "wo_split=8", "{}", 0}).ok());
   }
   auto exported = mergeStores({userFile(dir / "user")}, dir / "exported.db");
   REQUIRE(exported.ok());

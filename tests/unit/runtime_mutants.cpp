@@ -43,9 +43,9 @@ const Mutant kMutants[] = {
     {"phases/gather.cuh", "H::await(cta, 0);", "", "tiny_wo_harness", "wo_split=4"},
     {"cta.cuh", "(cta.round + 1u) * arrivals", "cta.round * arrivals", "tiny_wo_harness", "wo_split=4"},
     {"launch.cuh", "ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
-    {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters + counter, 0u);\n  }\n  old =", "}\n  old =", "deep", "wo_split=2"},
+    {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);\n  }\n  old =", "}\n  old =", "step", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
-    {"gemv.cuh", "G::await(cta, slot);", "", "step", ""},
+    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); //", "    ptx::sync_workers(); //", "step", ""},
     {"phases/argmax.cuh", "A::await(cta, 0);", "", "rows", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_llama32_1b", "", 7},
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + group, u32(count))) return;", "", "step", ""},
@@ -59,20 +59,20 @@ const Mutant kMutants[] = {
     // who owns what
     {"phases/embed.cuh", "cta.tokens * words; i +=", "cta.tokens * words - 1; i +=", "step", ""},
     {"cta.cuh", "int(u32(n) * u32(i) / u32(parts))", "int(u32(n) * u32(i) / u32(parts)) - int(i == parts)", "tiny_mlp_only", ""},
-    {"phases/attn.cuh", "begin + share(length, cta.warp + 1, H::warps);", "begin + share(length, cta.warp + 1, H::warps) - 1;", "tiny_attn_only", ""},
-    {"gemv.cuh", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments", "items_end = ((slot + 1) * G::tiles - u.begin) * G::segments - 1", "deep", "wo_split=2"},
+    {"phases/attn.cuh", "share(length, cta.warp + 1, warps) : length)", "share(length, cta.warp + 1, warps) - 1 : length)", "tiny_attn_only", ""},
+    {"gemv.cuh", "(slot + 1) * G::tiles : u.end;", "(slot + 1) * G::tiles : u.end - 1;", "deep", "wo_split=2"},
     // order of sums
-    {"gemv.cuh", "float sum = p[0];\n  for (int slot = 1; slot < G::slots; slot++) sum", "float sum = p[(i64)(G::slots - 1) * G::tokens * G::rows];\n  for (int slot = G::slots - 2; slot >= 0; slot--) sum", "deep", "wo_split=4"},
+    {"gemv.cuh", "slots + ((i64)(first + s) *", "slots + ((i64)(G::slots - 1 - first - s) *", "deep", "wo_split=4"},
     {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
-    {"operand.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
+    {"rms.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
     // synchronisation inside a CTA
-    {"gemv.cuh", "ptx::sync_cta();\n    int items_end", "int items_end", "deep", "wo_split=2"},
-    {"gemv.cuh", "    ptx::sync_cta(); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
+    {"gemv.cuh", "    ptx::sync_workers();\n    int k0", "    int k0", "deep", "wo_split=2"},
+    {"gemv.cuh", "    ptx::sync_workers(); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
     {"stream.cuh", "ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
     {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "deep", "wo_split=32 warps=16", 1},
     // what may be written
     {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},
-    {"phases/qkv.cuh", "if (H::append) numeric::store(cache + d, y);", "if (H::append) numeric::store(cache + (d ^ 1), y);", "tiny_llama31_8b", ""},
+    {"heads.cuh", "rows.offset(position));", "rows.offset(position ^ 1));", "tiny_llama31_8b", ""},
     {"launch.cuh", "cta.sequences = counts[1];", "cta.sequences = counts[1] - 1;", "tiny_attn_only", ""},
 };
 

@@ -192,7 +192,7 @@ TEST_CASE("sim: lanes fill rings of their own in one call") {
 PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {
   u8 *shared = ptx::shared_base();
   u64 *bar = (u64 *)shared + ptx::lane();
-  ptx::mbar_init(bar, ptx::stream_arrivals());
+  ptx::mbar_init(bar, 1);
   ptx::mbar_init_fence();
   ptx::sync_cta();
   u8 *to = shared + 256 + ptx::lane() * 32;

@@ -168,6 +168,28 @@ struct ObtainHooks {
   std::function<bool()> cancelled;              ///< polled while waiting; true ends the wait with ErrorKind::CacheMiss
 };
 
+// ---- tuned schedules -------------------------------------------------------------------------------------------
+// What a search on this machine found fastest. A measurement, no function of a key: the rows live in the user file, and
+// nothing that makes a blessed file copies them.
+
+/// What a search was for.
+struct TunedKey {
+  std::string layer;      ///< digest of what the layer means
+  std::string target;     ///< "sm_90a"
+  int64_t ctas = 0;       ///< of the grid
+  std::string math;       ///< "fast" | "exact"
+  int64_t tokens_max = 0; ///< rows that the kernels were compiled for
+  auto operator<=>(const TunedKey &) const = default;
+};
+
+struct Tuned {
+  TunedKey key;
+  std::string name;     ///< of the layer, for people
+  std::string schedule; ///< "partition=wide wo_split=8 ...": the knobs that were searched
+  std::string evidence; ///< what was measured, as JSON
+  int64_t tuned_s = 0;  ///< seconds since 1970
+};
+
 // ---- the cache -------------------------------------------------------------------------------------------------
 
 /// Which rows of an equal key will do: those of the caller's toolchain, or any (the newest wins).
@@ -246,9 +268,14 @@ public:
   /// Source and PTX of a stored artefact, from whichever layer has them. ErrorKind::Input when none has.
   Result<Listing> listing(const Key &key, const std::string &toolchain);
 
-  /// Small durable facts beside the kernels (tuned schedules). Lost without a user file.
+  /// Small durable facts beside the kernels. Lost without a user file.
   std::optional<std::string> note(const std::string &kind, const std::string &subject);
   Status setNote(const std::string &kind, const std::string &subject, const std::string &text);
+
+  /// The winner of the latest search for exactly this. Of the user file alone; nullopt without one.
+  std::optional<Tuned> tuned(const TunedKey &key);
+  /// Replaces the winner of an earlier search; the time is set here.
+  Status setTuned(const Tuned &winner);
 
   /// Of this process, since open.
   CacheCounters counters() const;
@@ -300,7 +327,10 @@ struct VerifyReport {
 /// Every row's checksum, SQLite's own check, and the digest beside a blessed file (or the pinned one).
 Result<VerifyReport> verifyStore(const std::string &path, const std::string &pinned_sha256 = {});
 
-/// Removes all entries, notes and counters of a user file.
+/// The tuned schedules of a user file, by key; none in a blessed file.
+Result<std::vector<Tuned>> listTuned(const std::string &path);
+
+/// Removes all entries, notes, tuned schedules and counters of a user file.
 Status clearStore(const std::string &path);
 
 struct EvictReport {

@@ -49,6 +49,8 @@ struct RuntimeOptions {
   std::string templates_dir;      ///< laid over the embedded templates; empty: none
   CacheOptions cache;
   Jit jit = Jit::On;              ///< Off: a miss is ErrorKind::CacheMiss with the explanation
+  bool tuned = false;             ///< prepare() and explain() use what tuned() finds. Off: a host's kernels do not change because
+                                  ///< somebody searched on this machine (the command line asks for it)
   bool prove = true;              ///< prove the plan on a miss; a hit is never proved again
   std::function<bool()> cancelled; ///< asked now and then while a compile runs or is waited for; true ends it with an error
   std::string dump_dir;           ///< source, PTX and log of every compile are written there; empty: nowhere
@@ -181,12 +183,19 @@ public:
   /// Would prepare() hit? The hit, or why not. Compiles nothing, counts nothing.
   struct Explanation {
     Key key;
+    Schedule schedule; ///< effective
     std::string source;
     std::vector<Section> sections;
     std::optional<Hit> hit;
     Miss miss; ///< meaningful without hit
   };
   Result<Explanation> explain(const Layers &layers, const Schedule &schedule);
+
+  /// `schedule` with the winner of `phasec tune` laid below what is set (Origin::Tuned), when the user file has one for
+  /// exactly these layers, this target, number of CTAs, contract and tokens_max; else unchanged.
+  Result<Schedule> tuned(const Layers &layers, const Schedule &schedule);
+  /// What such a winner is stored under.
+  Result<TunedKey> tunedKey(const Layers &layers, const Schedule &schedule);
 
   /// Memory of the device, zero-filled, 256-byte aligned, freed with the runtime at the latest. For hosts without an
   /// allocator of their own; a host that has CUDA pointers binds those. The sim streams from this memory only.

@@ -1,4 +1,4 @@
-// render_nvrtc.cpp: every target's real compiler takes what is rendered, without spills or stack. Skipped by name where
+// render_nvrtc.cpp: every target's real compiler takes what is rendered, with no more spills than are known. Skipped by name where
 // there is no libnvrtc. The suite "slow" has all layers on all targets and all splits.
 #include "compiler/nvrtc.h"
 #include "compiler/render.h"
@@ -30,16 +30,30 @@ Nvrtc *nvrtc() {
 }
 
 struct Job {
-  std::string layer, settings, target;
+  std::string layer, settings, target, math;
 };
+
+/// Layers that spill today, in bytes of stores and loads, over their targets and splits: known, so that they can only shrink.
+struct Spill {
+  const char *layer, *math;
+  int most;
+};
+const Spill kSpills[] = {
+    {"", "", 0},
+};
+int spillAllowed(const Job &job) {
+  for (const Spill &s : kSpills)
+    if (job.layer == s.layer && job.math == s.math) return s.most;
+  return 0;
+}
 
 /// What is wrong with one compile; empty when it is as it must be.
 std::string compileOne(const Job &job) {
-  std::string what = job.layer + " " + job.settings + " " + job.target + ": ";
+  std::string what = job.layer + " " + job.settings + " " + job.target + " " + job.math + ": ";
   auto layers = Layers::read(examplePath(job.layer));
   if (!layers.ok()) return what + layers.status().text();
   Schedule schedule;
-  Status set = schedule.set("math", "exact", Origin::Host);
+  Status set = schedule.set("math", job.math, Origin::Host);
   if (set.ok()) set = schedule.set("target", job.target, Origin::Host);
   if (set.ok() && !job.settings.empty()) set = schedule.set("wo_split", job.settings.substr(job.settings.find('=') + 1), Origin::Host);
   auto effective = effectiveSchedule(layers->module(), schedule, "");
@@ -61,9 +75,10 @@ std::string compileOne(const Job &job) {
     if (k.kernel != kKernelName) continue;
     found = true;
     const Resources &r = k.resources;
-    if (r.spill_store_bytes || r.spill_load_bytes || r.local_bytes)
+    int allowed = spillAllowed(job);
+    if (r.spill_store_bytes + r.spill_load_bytes > allowed || (r.local_bytes && !allowed))
       wrong += " spills " + std::to_string(r.spill_store_bytes) + "/" + std::to_string(r.spill_load_bytes) + ", local " + std::to_string(r.local_bytes) + " bytes;";
-    if (r.registers * p->warps * 32 > 65536) wrong += " " + std::to_string(r.registers) + " registers do not fit;";
+    if (r.registers * p->threads() > 65536) wrong += " " + std::to_string(r.registers) + " registers do not fit;";
     if (r.shared_bytes) wrong += " static shared memory;";
   }
   if (!found) wrong += " no entry point;";
@@ -92,10 +107,11 @@ void compileAll(const std::vector<Job> &jobs) {
 
 } // namespace
 
-TEST_CASE("nvrtc: the 27B layer compiles for every target, without spills or stack") {
+TEST_CASE("nvrtc: the 27B layer compiles for every target, under both contracts") {
   if (!nvrtc()) return;
   std::vector<Job> jobs;
-  for (const Target &t : targets()) jobs.push_back({"qwen35_27b", "wo_split=8", t.name});
+  for (const char *math : {"fast", "exact"})
+    for (const Target &t : targets()) jobs.push_back({"qwen35_27b", "wo_split=8", t.name, math});
   compileAll(jobs);
 }
 
@@ -104,7 +120,8 @@ TEST_CASE("nvrtc: every tiny layer and the harness compile, between them for all
   std::vector<Job> jobs;
   std::vector<std::string> names = examples(true);
   names.push_back("wo_harness");
-  for (size_t i = 0; i < names.size(); i++) jobs.push_back({names[i], "", targets()[i % targets().size()].name}); // all have their turn
+  for (size_t i = 0; i < 2 * names.size(); i++) // all targets have their turn
+    jobs.push_back({names[i / 2], "", targets()[(i + i / 2) % targets().size()].name, i % 2 ? "exact" : "fast"});
   compileAll(jobs);
 }
 
@@ -134,15 +151,17 @@ TEST_CASE("nvrtc: every example on every target") {
   if (!nvrtc()) return;
   std::vector<Job> jobs;
   for (const std::string &name : examples())
-    for (const Target &t : targets()) jobs.push_back({name, splitSettings(readExample(name)).front(), t.name});
+    for (const Target &t : targets())
+      for (const char *math : {"fast", "exact"}) jobs.push_back({name, splitSettings(readExample(name)).front(), t.name, math});
   compileAll(jobs);
 }
 
 TEST_CASE("nvrtc: every split of the full-size layers on sm_90a") {
   if (!nvrtc()) return;
   std::vector<Job> jobs;
-  for (const char *name : {"qwen35_27b", "qwen35_27b_seed", "wo_harness", "llama31_8b", "qwen3_8b", "llama32_1b"})
-    for (const std::string &split : splitSettings(readExample(name))) jobs.push_back({name, split, "sm_90a"});
+  for (const char *name : {"qwen35_27b", "qwen35_27b_seed", "wo_harness", "llama31_8b", "llama31_8b_fp8", "qwen3_8b", "llama32_1b", "llama32_1b_layer"})
+    for (const std::string &split : splitSettings(readExample(name)))
+      for (const char *math : {"fast", "exact"}) jobs.push_back({name, split, "sm_90a", math});
   compileAll(jobs);
 }
 

@@ -79,7 +79,6 @@ struct Event {
   int slices = 1;          ///< counters
   std::vector<int64_t> arrivals; ///< per slice and epoch; empty for a grid event (one per CTA, known at launch)
   int from_step = 0, to_step = 0;
-  bool whole = false;      ///< a counter of all row tiles: what the language calls a grid event
   int counter = 0;         ///< index of its first counter word in the workspace
 };
 

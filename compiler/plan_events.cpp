@@ -48,12 +48,10 @@ public:
       if (from < 0 || to < 0 || from >= to)
         return Status::input("event " + edge + ": both ends are computed in one step, so nothing can wait there; remove the event");
       std::string why;
-      if (e.kind == EventKind::Counter && !slicesMatch(body_.steps[from], body_.steps[to], &why))
+      if (e.kind == EventKind::Counter && !slicesMatch(body_.steps[from], body_.steps[to], &why) && !finishesTiles(body_.steps[from]))
         return Status::input("event counter " + edge + ": slices of `" + body_.steps[from].label + "` and `" + body_.steps[to].label +
                              "` do not correspond; write `event grid " + edge + "`");
-      // A grid event whose only work is one step's rows counts that step's row tiles.
-      bool tiles = e.kind == EventKind::Grid && finishesTiles(body_.steps[from]) && onlyFrom(from, body_.steps[to]);
-      add(tiles ? EventKind::Counter : e.kind, from, to, "written");
+      add(e.kind, from, to, "written");
     }
     return {};
   }
@@ -130,7 +128,6 @@ private:
       e.arrivals.assign(e.slices, group * plan_.tokens_max);
     } else if (from.op != Op::fc1) {
       e.arrivals = {from.gemv.tiles};
-      e.whole = true;
     } else {
       const Gemv &g = to.gemv;
       e.slices = g.slots;

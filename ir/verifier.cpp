@@ -211,7 +211,8 @@ void LayerVerifier::checkEvent(size_t index) {
     return;
   }
   const bool reads = std::find(to->operands.begin(), to->operands.end(), event.from) != to->operands.end();
-  if (event.kind == EventKind::Counter && !reads)
+  const bool whole = from->op == Op::gather || from->op == Op::fc2; // counted by finished rows: who waits has all of it
+  if (event.kind == EventKind::Counter && !reads && !whole)
     error(event.range, "a counter event orders the slices of %" + value(event.from).name + " with their readers, but " +
                            quoted(to->op) + " does not read it; use `event grid`")
         .note(to->range, "the phase that defines %" + value(event.to).name);

@@ -24,6 +24,16 @@ ir::ValueId resultOf(const ir::Layer &layer, const Body &body, int step) {
   return layer.phases[size_t(body.steps[size_t(step)].phase)].results[0];
 }
 
+/// What a step leaves for others: of a W_O that adds its slots itself, the gathered value.
+ir::ValueId leftBy(const ir::Layer &layer, const Body &body, int step) {
+  const Step &s = body.steps[size_t(step)];
+  ir::ValueId result = resultOf(layer, body, step);
+  if (s.op == ir::Op::wo && s.results[0] >= 0)
+    for (const ir::Phase &p : layer.phases)
+      if (p.op == ir::Op::gather && p.operands[0] == result) return p.results[0];
+  return result;
+}
+
 Result<ir::PrintOptions> plannedEvents(const ir::Module &module, Schedule schedule) {
   PHASEC_TRY(schedule.set("math", "exact", Origin::Host)); // events do not depend on it
   PHASEC_ASSIGN(Schedule effective, effectiveSchedule(module, schedule, ""));
@@ -34,7 +44,7 @@ Result<ir::PrintOptions> plannedEvents(const ir::Module &module, Schedule schedu
     ir::ExplicitEvents events;
     events.layer = body.layer;
     for (const Event &e : body.events) {
-      events.events.push_back({e.whole ? ir::EventKind::Grid : e.kind, resultOf(layer, body, e.from_step), resultOf(layer, body, e.to_step)});
+      events.events.push_back({e.kind, leftBy(layer, body, e.from_step), resultOf(layer, body, e.to_step)});
       events.comments.push_back(e.reason == "written" ? "" : e.reason);
     }
     options.explicit_events.push_back(std::move(events));

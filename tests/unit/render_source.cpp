@@ -85,6 +85,58 @@ TEST_CASE("a source holds the templates that its phases and formats need, and no
   CHECK_FALSE(has(attn, "gemv.cuh"));
 }
 
+TEST_CASE("exact and fast differ in core/<math>/, math/<math>.cuh and the rounding of wo's slots, and in nothing else") {
+  int compared = 0;
+  for (const std::string &name : examples()) {
+    Layers layers = readExample(name);
+    for (const std::string &split : splitSettings(layers))
+      for (const char *target : {"sm_86", "sm_90a"}) {
+        auto exact = tryPlan(layers, split, target), fast = tryPlan(layers, split + " math=fast", target);
+        if (!exact.ok() || !fast.ok()) {
+          CHECK(exact.ok() == fast.ok());
+          continue;
+        }
+        INFO(name, " ", split, " ", target);
+        auto neutral = [](std::vector<std::string> used) {
+          std::vector<std::string> kept;
+          for (const std::string &t : used)
+            if (t.rfind("core/", 0) != 0 && t.rfind("math/", 0) != 0 && t != "rms.cuh") kept.push_back(t); // the exact core's and norm's order of squares
+          std::sort(kept.begin(), kept.end());
+          return kept;
+        };
+        auto a = render(*exact, layers.module(), embedded()), b = render(*fast, layers.module(), embedded());
+        REQUIRE((a.ok() && b.ok()));
+        CHECK(neutral(a->templates_used) == neutral(b->templates_used));
+        for (const std::string &t : a->templates_used) CHECK_FALSE((t.rfind("core/fast/", 0) == 0 || t == "math/fast.cuh"));
+        for (const std::string &t : b->templates_used) CHECK_FALSE((t.rfind("core/exact/", 0) == 0 || t == "math/exact.cuh"));
+        ProgramText x = programText(*exact, layers.module()), y = programText(*fast, layers.module());
+        CHECK(x.regions["target"] == y.regions["target"]);
+        CHECK(x.regions["program"] == y.regions["program"]);
+        bool rounded = false;
+        for (size_t i = 0; i < exact->bodies.size(); i++)
+          for (size_t s = 0; s < exact->bodies[i].steps.size(); s++) {
+            const Gemv &g = exact->bodies[i].steps[s].gemv, &h = fast->bodies[i].steps[s].gemv;
+            if (exact->bodies[i].steps[s].op != ir::Op::wo) {
+              CHECK(g.segments.size() == h.segments.size());
+              continue;
+            }
+            CHECK(g.slots == h.slots);
+            for (int slot = 0; slot < g.slots; slot++) {
+              int64_t wanted = g.segments[size_t(slot * g.segments_per_slot)].k_begin, got = h.segments[size_t(slot * h.segments_per_slot)].k_begin;
+              CHECK(got == wanted / kGranuleK * kGranuleK);
+              rounded |= got != wanted;
+            }
+          }
+        compared++;
+        if (rounded) continue; // then segments and what is sized by them may differ as well
+        CHECK(x.regions["phases"] == y.regions["phases"]);
+        CHECK(x.regions["config"] == y.regions["config"]);
+      }
+  }
+  MESSAGE(compared << " pairs");
+  CHECK(compared >= 60);
+}
+
 TEST_CASE("every #line tells the truth: the text under it is the template's, from that line on") {
   Rendered r = rendered(readExample("tiny_qwen35_27b"));
   std::istringstream in(r.source);

@@ -9,11 +9,19 @@ namespace {
 struct Mutant {
   const char *file, *from, *to, *layer, *settings;
   int sim_ctas = 4;
+  const char *report = nullptr; ///< what the finding must say
 };
 
 const char *kDeep = "deep"; // W_O with many segments a slot: see below
 const char *kDeepText = "layer @deep {\n  dims hidden = 80, kv_heads = 2, k = 2048\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  in %x : bf16[tokens, hidden]\n"
                         "  weight %w : bf16[hidden, k]\n  %p = wo %a, %w\n  %h = gather %p, %x { by = elected }\n  return %h\n}\n";
+
+const char *kTall = "tall"; // units enough in a slot that a warp can be several ahead
+const char *kTallText = "layer @tall {\n  tokens 1..16\n  in %u : bf16[tokens, 4096]\n  weight %w : bf16[2400, 4096]\n  %y : f32 = fc2 %u, %w\n  return %y\n}\n";
+
+const char *kChunks = "chunks"; // tiles whose rows are cut into chunks, which CTAs finish in any order
+const char *kChunksText = "layer @chunks {\n  dims heads = 4, kv_heads = 2, head_dim = 32\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
+                          "  cache %kv : bf16 paged(page = 16, order = nhd)\n  %a = attn %q, %kv\n  return %a\n}\n";
 
 const char *kNormed = "normed"; // an eps that is not lost beside the mean
 const char *kNormedText = "layer @normed {\n  dims hidden = 80, ffn = 40\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
@@ -32,24 +40,43 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
 
 const Mutant kMutants[] = {
     // events
-    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); //", "    ptx::sync_workers(); //", "tiny_qwen35_27b", "wo_split=2"},
+    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); // nobody reads", "    ptx::sync_workers(); // nobody reads", "tiny_qwen35_27b", "wo_split=2", 7},
     {"phases/gather.cuh", "H::await(cta, 0);", "", "tiny_wo_harness", "wo_split=4"},
+    {"phases/attn.cuh", "    H::await(cta, u.head);\n", "", "tiny_qwen35_27b", ""},
     {"cta.cuh", "(cta.round + 1u) * arrivals", "cta.round * arrivals", "tiny_wo_harness", "wo_split=4"},
     {"launch.cuh", "ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
     {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);\n  }\n  old =", "}\n  old =", "step", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
-    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); //", "    ptx::sync_workers(); //", "step", ""},
+    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); // nobody reads", "    ptx::sync_workers(); // nobody reads", "step", "warps=1", 7},
     {"phases/argmax.cuh", "A::await(cta, 0);", "", "rows", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_llama32_1b", "", 7},
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + group, u32(count))) return;", "", "step", ""},
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + A::groups, A::groups)) return;", "if (group != A::groups - 1) return;", "step", ""},
+    // events that count row tiles and pairs: an arrival too few is a deadlock, one too many lets readers in early
+    {"epilogue.cuh", "H::signal(cta);", "if (tile > 0) H::signal(cta);", "tiny_qwen35_27b", "", 4, "deadlock"},
+    {"phases/qkv.cuh", "H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "if (tile > 0) H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "tiny_qwen35_27b", "", 4, "deadlock"},
+    {"phases/attn.cuh", "(H::tokens - cta.tokens) * H::group : 0", "(H::tokens - cta.tokens) * H::group - 1 : 0", "tiny_qwen35_27b", "", 4, "deadlock"},
+    {"launch.cuh", "if (L::instances > 1 && cta.lane == 0) ptx::arrive_release", "if (L::instances > 1 && cta.lane == 0 && cta.cta > 0) ptx::arrive_release", "tiny_stack", "wo_split=2", 4, "deadlock"},
+    {"cta.cuh", "  ptx::sync_warp();\n  if (cta.lane == 0) ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "  ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "tiny_qwen35_27b", "", 7},
+    // tags: who reads a slot waits for its tag, and for this round's
+    {"gemv.cuh", "if (there) break;", "break;", "deep", "wo_split=4"},
+    {"gemv.cuh", "there = there && u32(v[s] >> 32) == cta.round + 1u;", "there = there && u32(v[s] >> 32) != 0u;", "deep", "wo_split=4"},
+    {"gemv.cuh", "if (first + s < G::slots) there = there &&", "if (first + s < G::slots - 1) there = there &&", "deep", "wo_split=4"},
+    {"gemv.cuh", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round + 1u);", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round);", "deep", "wo_split=4", 4, "deadlock"},
+    // the feeder and its rings
+    {"stream.cuh", "ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
+    {"stream.cuh", "ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages", "ptx::poll(Ring<L>::published(cta, cta.warp)) <= L::stages", "deep", "wo_split=2 warps=2"},
+    {"stream.cuh", "if (cta.lane == 0) ptx::publish(published(cta, cta.warp), taken);", "", "deep", "wo_split=2 warps=2", 4, "deadlock"},
+    {"phases/attn.cuh", "if (block < cached) ring.release(cta, 2);", "if (block < cached) ring.release(cta, 1);", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "        v = ring.wait(1);\n", "        v = ring.wait(0);\n", "tiny_attn_only", ""},
+    {"gemv.cuh", "    fold -= G::segments;\n    unit++;", "    fold -= G::segments;\n    unit += 2;", "deep", "wo_split=2"},
     // the choice
     {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
     {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},
@@ -59,20 +86,27 @@ const Mutant kMutants[] = {
     // who owns what
     {"phases/embed.cuh", "cta.tokens * words; i +=", "cta.tokens * words - 1; i +=", "step", ""},
     {"cta.cuh", "int(u32(n) * u32(i) / u32(parts))", "int(u32(n) * u32(i) / u32(parts)) - int(i == parts)", "tiny_mlp_only", ""},
-    {"phases/attn.cuh", "share(length, cta.warp + 1, warps) : length)", "share(length, cta.warp + 1, warps) - 1 : length)", "tiny_attn_only", ""},
-    {"gemv.cuh", "(slot + 1) * G::tiles : u.end;", "(slot + 1) * G::tiles : u.end - 1;", "deep", "wo_split=2"},
+    {"phases/attn.cuh", "share(length, cta.warp + 1, warps) : length);", "share(length, cta.warp + 1, warps) - 1 : length);", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "if (cta.warp == H::warps - 1) blocks +=", "if (false) blocks +=", "tiny_qwen35_27b", ""},
+    {"gemv.cuh", "tile < G::tiles; tile += G::warps * cta.ctas", "tile < G::tiles - 1; tile += G::warps * cta.ctas", "deep", "wo_split=2"},
+    // attention: heads finished from raw sums, states merged
+    {"heads.cuh", "if (k) h.template norm<typename H::KNorm>(cta);", "", "tiny_qwen35_27b", ""},
+    {"heads.cuh", "sequences::Rows<typename H::S>(cta, cta.table, sequence, kv_head).offset(position)", "sequences::Rows<typename H::S>(cta, cta.table, sequence, kv_head).offset(position ^ 1)", "tiny_llama31_8b", ""},
+    {"phases/attn.cuh", "if (Q::append && u.tile == 0) heads::store_row", "if (Q::append && u.tile == 1) heads::store_row", "tiny_llama31_8b", ""},
+    {"phases/attn.cuh", "if (cta.warp + half < H::warps) core.append(cta, mine);", "if (cta.warp + half < H::warps - 1) core.append(cta, mine);", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;", "if (u.chunk != u.chunks - 1) return;", "chunks", "", 7},
     // order of sums
-    {"gemv.cuh", "slots + ((i64)(first + s) *", "slots + ((i64)(G::slots - 1 - first - s) *", "deep", "wo_split=4"},
+    {"gemv.cuh", "sum = first + s == 0 ? ptx::from_bits(u32(v[s])) : sum + ptx::from_bits(u32(v[s]));", "sum = first + s == 0 ? ptx::from_bits(u32(v[s])) : ptx::fma(sum, 1.0f, ptx::from_bits(u32(v[G::slots - s])));", "deep", "wo_split=4"},
     {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
     {"rms.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
     // synchronisation inside a CTA
     {"gemv.cuh", "    ptx::sync_workers();\n    int k0", "    int k0", "deep", "wo_split=2"},
     {"gemv.cuh", "    ptx::sync_workers(); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
-    {"stream.cuh", "ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
-    {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "deep", "wo_split=32 warps=16", 1},
+    {"phases/attn.cuh", "    ptx::sync_workers();\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "    ptx::sync_workers();\n    merge<H>", "    merge<H>", "tiny_attn_only", ""},
+    {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "tall", "warps=15", 1},
     // what may be written
     {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},
-    {"heads.cuh", "rows.offset(position));", "rows.offset(position ^ 1));", "tiny_llama31_8b", ""},
     {"launch.cuh", "cta.sequences = counts[1];", "cta.sequences = counts[1] - 1;", "tiny_attn_only", ""},
 };
 
@@ -96,8 +130,9 @@ std::string caught(const Mutant &m) {
     setup.templates = dir.text();
     auto session = Session::open(*layers, setup);
     if (!session.ok()) return ""; // a mutant that does not compile shows nothing
-    Feed step = session->kernel.plan().tokens_max < 8 ? Feed{{65, 3}, {2, 1}, 9, false} : Feed{{65, 3, 64}, {2, 1, 5}, 9, false};
-    if (std::string wrong = runStep(*session, step); !wrong.empty()) return wrong;
+    Feed step = m.layer == kChunks ? Feed{{1400, 700}, {1, 2}, 9, false} : session->kernel.plan().tokens_max < 8 ? Feed{{65, 3}, {2, 1}, 9, false} : Feed{{65, 3, 64}, {2, 1, 5}, 9, false};
+    std::string wrong = runStep(*session, step);
+    if (!wrong.empty() && (!m.report || contains(wrong, m.report))) return wrong;
   }
   return "";
 }
@@ -113,13 +148,15 @@ TEST_CASE("sim mutants: every kernel with one thing wrong fails its check or is 
   std::thread other(work);
   work();
   other.join();
+  MESSAGE(std::size(kMutants) << " mutants");
   const Templates embedded = Templates::embedded();
   for (size_t i = 0; i < std::size(kMutants); i++) {
     const Mutant &m = kMutants[i];
+    INFO(findings[i]);
     const std::string *text = embedded.find(m.file);
     REQUIRE_MESSAGE(text, std::string(m.file));
     CHECK_MESSAGE(contains(*text, m.from), std::string(m.file), " no longer says ", std::string(m.from));
-    CHECK_MESSAGE(!findings[i].empty(), "not caught: ", std::string(m.file), ": ", std::string(m.from), " -> ", std::string(m.to));
+    CHECK_MESSAGE(!findings[i].empty(), "not caught: ", std::string(m.layer), " ", std::string(m.file), ": ", std::string(m.from), " -> ", std::string(m.to));
   }
 }
 
@@ -131,6 +168,7 @@ TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
     setup.sim_ctas = 1 + int(cases.size());
     cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
   }
+  cases.push_back({kChunks, parse(kChunksText), Setup{}, {{{1400, 700}, {1, 2}, 9, false}}});
   for (const char *name : {kNormed, kStep, kRows, kChoose})
     cases.push_back({name, parse(textOf(name)), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
   runCases(cases);

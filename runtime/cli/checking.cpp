@@ -15,7 +15,7 @@ using phasec_reference::Comparison;
 
 // fast: what an error may be, against the error of rounding to the declared types alone. The floor is that of fp32 sums
 // of f16 and bf16 products, which matters where nothing is rounded.
-constexpr double kFastRatioMax = 2, kFastFloor = 1.0 / 4096;
+constexpr double kFastRatioMax = 2, kFastFloor = 1.0 / 4096, kOtherTokensMax = 0.25;
 
 size_t elements(const std::string &dtype, size_t bytes) { return dtype == "bf16" ? bytes / 2 : dtype == "fp8_e4m3" ? bytes : bytes / 4; }
 
@@ -52,6 +52,13 @@ void recordFast(CheckResult &result, const std::string &what, const std::string 
                 const std::vector<uint8_t> &rounded, const std::vector<double> &truth) {
   std::vector<double> mine = phasec_reference::decode(dtype, got, truth.size());
   std::vector<double> best = phasec_reference::decode(dtype, rounded.data(), truth.size());
+  if (dtype == "i32") { // tokens: near ties may fall either way, and a wrong kernel agrees with few
+    size_t others = 0;
+    for (size_t i = 0; i < truth.size(); i++) others += mine[i] != truth[i];
+    if (double(others) > kOtherTokensMax * double(truth.size()))
+      result.find(what + ": " + std::to_string(others) + " of " + std::to_string(truth.size()) + " tokens are not the reference's");
+    return;
+  }
   Comparison c = phasec_reference::compare("f64", mine.data(), truth.data(), truth.size());
   double floor = phasec_reference::compare("f64", best.data(), truth.data(), truth.size()).rel_l2;
   double bound = kFastRatioMax * floor + kFastFloor;

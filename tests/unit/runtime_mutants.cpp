@@ -66,15 +66,15 @@ const Mutant kMutants[] = {
     {"launch.cuh", "if (L::instances > 1 && cta.lane == 0) ptx::arrive_release", "if (L::instances > 1 && cta.lane == 0 && cta.cta > 0) ptx::arrive_release", "tiny_stack", "wo_split=2", 4, "deadlock"},
     {"cta.cuh", "  ptx::sync_warp();\n  if (cta.lane == 0) ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "  ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "tiny_qwen35_27b", "", 7},
     // tags: who reads a slot waits for its tag, and for this round's
-    {"gemv.cuh", "if (there) break;", "break;", "deep", "wo_split=4"},
-    {"gemv.cuh", "there = there && u32(v[s] >> 32) == cta.round + 1u;", "there = there && u32(v[s] >> 32) != 0u;", "deep", "wo_split=4"},
-    {"gemv.cuh", "if (first + s < G::slots) there = there &&", "if (first + s < G::slots - 1) there = there &&", "deep", "wo_split=4"},
+    {"gemv.cuh", "if (!there) ptx::spin_pause();", "there = true;", "deep", "wo_split=4"},
+    {"gemv.cuh", "there = there && u32(v[e][s] >> 32) == cta.round + 1u;", "there = there && u32(v[e][s] >> 32) != 0u;", "deep", "wo_split=4"},
+    {"gemv.cuh", "for (int s = 0; s < batch; s++) there = there &&", "for (int s = 0; s < batch - 1; s++) there = there &&", "deep", "wo_split=4"},
     {"gemv.cuh", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round + 1u);", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round);", "deep", "wo_split=4", 4, "deadlock"},
     // the feeder and its rings
     {"stream.cuh", "ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
     {"stream.cuh", "ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages", "ptx::poll(Ring<L>::published(cta, cta.warp)) <= L::stages", "deep", "wo_split=2 warps=2"},
     {"stream.cuh", "if (cta.lane == 0) ptx::publish(published(cta, cta.warp), taken);", "", "deep", "wo_split=2 warps=2", 4, "deadlock"},
-    {"phases/attn.cuh", "if (block < cached) ring.release(cta, 2);", "if (block < cached) ring.release(cta, 1);", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "      ring.release(cta);\n      ring.release(cta);\n", "      ring.release(cta);\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "        v = ring.wait(1);\n", "        v = ring.wait(0);\n", "tiny_attn_only", ""},
     {"gemv.cuh", "    fold -= G::segments;\n    unit++;", "    fold -= G::segments;\n    unit += 2;", "deep", "wo_split=2"},
     // the choice
@@ -91,12 +91,12 @@ const Mutant kMutants[] = {
     {"gemv.cuh", "tile < G::tiles; tile += G::warps * cta.ctas", "tile < G::tiles - 1; tile += G::warps * cta.ctas", "deep", "wo_split=2"},
     // attention: heads finished from raw sums, states merged
     {"heads.cuh", "if (k) h.template norm<typename H::KNorm>(cta);", "", "tiny_qwen35_27b", ""},
-    {"heads.cuh", "sequences::Rows<typename H::S>(cta, cta.table, sequence, kv_head).offset(position)", "sequences::Rows<typename H::S>(cta, cta.table, sequence, kv_head).offset(position ^ 1)", "tiny_llama31_8b", ""},
+    {"heads.cuh", "rows.offset(position)", "rows.offset(position ^ 1)", "tiny_llama31_8b", ""},
     {"phases/attn.cuh", "if (Q::append && u.tile == 0) heads::store_row", "if (Q::append && u.tile == 1) heads::store_row", "tiny_llama31_8b", ""},
     {"phases/attn.cuh", "if (cta.warp + half < H::warps) core.append(cta, mine);", "if (cta.warp + half < H::warps - 1) core.append(cta, mine);", "tiny_attn_only", ""},
     {"phases/attn.cuh", "if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;", "if (u.chunk != u.chunks - 1) return;", "chunks", "", 7},
     // order of sums
-    {"gemv.cuh", "sum = first + s == 0 ? ptx::from_bits(u32(v[s])) : sum + ptx::from_bits(u32(v[s]));", "sum = first + s == 0 ? ptx::from_bits(u32(v[s])) : ptx::fma(sum, 1.0f, ptx::from_bits(u32(v[G::slots - s])));", "deep", "wo_split=4"},
+    {"gemv.cuh", "slots + ((i64)(first + s) * G::tokens", "slots + ((i64)(G::slots - 1 - first - s) * G::tokens", "deep", "wo_split=4"},
     {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
     {"rms.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
     // synchronisation inside a CTA

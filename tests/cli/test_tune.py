@@ -107,7 +107,7 @@ class TuneTest(support.CliTest):
         self.assertEqual((bench["rows"][0]["config"]["warps"], "warps" in bench["rows"][0]["tuned"]), (12, True))
         explain = self.json("explain", LAYER, *step, env=env)
         self.assertEqual((explain["outcome"], explain["config"]["warps"], "warps" in explain["tuned"]), ("hit", 12, True))
-        self.assertMentions(self.phasec("explain", LAYER, *step, "--set", "warps=11", env=env)[0], "partition=wide", "tuned: ", "to ship it")
+        self.assertMentions(self.phasec("explain", LAYER, *step, "--set", "warps=13", env=env)[0], "--set partition=wide", "tuned: ", "to ship it")
         inspected = self.json("inspect", LAYER, *step, env=env)
         self.assertMentions(inspected["tuned"], "warps=12")
         doctor, = self.json("doctor", env=env)["tuned"]

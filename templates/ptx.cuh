@@ -249,10 +249,10 @@ PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int 
   }
   copies_arrive(shared_address(bar));
 }
-/// A ring's count of consumed stages: its reader publishes, the feeder polls. No fence is needed: what was read of a stage
-/// has been computed with when the warp meets, before its first lane publishes.
+/// A ring's count of consumed stages: its reader publishes, the feeder polls. Release and acquire at CTA scope, so that a
+/// stage is refilled only after what was read of it.
 PHASEC_DEVICE void publish(u32 *count, u32 v) {
-  asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
+  asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
 }
 PHASEC_DEVICE u32 poll(const u32 *count) { return load_shared_acquire(count); }
 /// The feeder found no free stage: leaves the issue slots to the workers for a moment.

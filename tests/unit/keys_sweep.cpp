@@ -297,10 +297,7 @@ Rows languageRows() {
   static_assert(std::variant_size_v<ir::Attrs> == size_t(ir::Op::argmax) + 1);
   listAttributes(rows, std::make_index_sequence<std::variant_size_v<ir::Attrs>>());
   for (const OpRow &op : opRows()) {
-    // Nothing is left of the layers of a stack that are an embedding or a head when that is cut; their operands, attributes
-    // and types are changed all the same.
-    std::string name = op.name;
-    if (name != "embed" && name != "head") rows["op " + name];
+    rows[std::string("op ") + op.name];
     for (size_t i = op.least; i < op.most; i++) rows[std::string("op ") + op.name + " without " + op.operands[i]];
   }
   for (ir::Format format : kFormats) rows[std::string("format ") + ir::name(format)];
@@ -459,6 +456,10 @@ void mutatePhases(const ir::Module &base, size_t l, const Emit &emit) {
     ir::Module m = base;
     cut(m.layers[l], p);
     emit(std::string("op ") + op.name, std::string("without ") + op.name, m);
+    if (base.stacks.empty()) continue;
+    ir::Module shorter = base; // a stack may do without the layer, where the layer cannot do without the phase
+    std::erase_if(shorter.stacks.back().items, [&](const ir::StackItem &item) { return item.layer == layer.name; });
+    emit(std::string("op ") + op.name, std::string("a stack without the layer of ") + op.name, shorter);
   }
 }
 

@@ -142,7 +142,7 @@ private:
   bool fits(const Geometry &geometry) {
     int64_t rings = int64_t(geometry.warps) * geometry.stages;
     int64_t fixed = rings * geometry.stage_bytes + align(rings * 8, 128) + unitsBytes() + takenBytes(geometry) + tileBytes(geometry) +
-                    kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + 384;
+                    kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
     Need need;
@@ -168,6 +168,13 @@ private:
 
   int64_t tileBytes(const Geometry &geometry) const { return align(int64_t(geometry.warps) * plan_.tokens_max * kTileRows * 4, 128); }
   int64_t tableBytes() const { return int64_t(plan_.table_entries) * 8; }
+  /// Events do not exist yet: at most one between two steps, with a slice per KV head or slot.
+  int64_t owedBytes() const {
+    int64_t words = 1;
+    for (const Body &b : plan_.bodies) words += int64_t(b.steps.size()) * std::max<int64_t>(kSlotsMax, module_.layers[b.layer].dim("kv_heads"));
+    return align(words * 4, 8);
+  }
+  int64_t leftBytes() const { return unitsBytes() / 2; }
   static int64_t takenBytes(const Geometry &geometry) { return align(int64_t(geometry.warps) * 4, 128); }
 
   /// The share of units of every step.
@@ -201,7 +208,9 @@ private:
     l.step = l.taken + takenBytes(geometry);
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();
-    l.attention_units = l.feeder_tables + 4 * tableBytes();
+    l.owed = l.feeder_tables + 4 * tableBytes();
+    l.left = l.owed + owedBytes();
+    l.attention_units = l.left + leftBytes();
     l.fold = align(l.attention_units + geometry.warps * kUnitBytes, 128);
     l.fold_bytes = need.fold;
     l.fold_buffers = fold_buffers;
@@ -237,9 +246,11 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
     words += n;
     return int(at);
   };
+  for (Body &body : plan.bodies)
+    for (Event &e : body.events) e.counter = take(e.slices);
+  plan.event_words = int(words - plan.instance_counter);
   for (Body &body : plan.bodies) {
     const ir::Layer &layer = module.layers[body.layer];
-    for (Event &e : body.events) e.counter = take(e.slices);
     for (Step &s : body.steps) {
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
       if (s.op == ir::Op::qkv && !s.gemv.raw) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);

@@ -236,7 +236,7 @@ struct Instance {
 
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
-  int64_t ring = 0, barriers = 0, units = 0, taken = 0, step = 0, table = 0, feeder_tables = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t ring = 0, barriers = 0, units = 0, taken = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
   int64_t tile = 0;   ///< a warp's row tile while it adds slots
   int64_t attention_units = 0; ///< a warp's unit of attention
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
@@ -258,7 +258,8 @@ struct Plan {
   int instance_counter = 3;    ///< counter word of the event between instances; before it: epoch, exits, refused steps
   int64_t chain = 0, chain_bytes = 0; ///< stacks: offset and size of the buffers between instances: two for the first
                                       ///< return in turn, then one per further return
-  int64_t counters = 0;        ///< u32 words of events and elections at the head of the workspace
+  int64_t counters = 0;        ///< u32 words of events and elections at the head of the workspace, events first
+  int event_words = 0;         ///< of those the events', from instance_counter on
   int table_entries = 0;       ///< per instance (the largest body's)
 };
 

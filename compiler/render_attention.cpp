@@ -35,7 +35,7 @@ void BodyText::qkvOut(llvm::raw_ostream &out, const Step &s) {
   for (int i = 0; i < 4 && !s.gemv.raw; i++) out << "  using " << results[i] << " = " << region(s.results[i]) << ";\n";
   const Event *e = counterSignal(s);
   out << "  PHASEC_DEVICE static void signal(const Cta &" << (e ? "cta" : "") << ", int" << (e ? " kv_head" : "") << ") {";
-  if (e) out << " event::arrive_warp<" << eventName(e->id) << ">(cta, kv_head, 1u);";
+  if (e) out << " event::owe<" << eventName(e->id) << ">(cta, kv_head, 1u);";
   out << " }\n};\n";
 }
 

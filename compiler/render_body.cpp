@@ -41,11 +41,20 @@ void BodyText::calls(llvm::raw_ostream &out) {
     if (s.gemv.fold == Fold::Tagged)
       out << "    }\n    if (cta.runs(call + " << call_index + 1 << ")) { // its slots\n      gemv::finish_tiles<" << name(s) << ", " << finishName(s)
           << ">(cta);\n";
+    settle(out, s);
     for (int e : s.signals)
       if (body_.events[e].kind == EventKind::Grid) out << "      event::arrive<" << eventName(e) << ">(cta);\n";
     out << "    }\n";
     call_index += s.calls();
   }
+}
+
+/// Attention arrives at once, a GEMV's row tiles owe their arrivals until the step ends.
+void BodyText::settle(llvm::raw_ostream &out, const Step &s) const {
+  std::string events;
+  if (const Event *e = counterSignal(s)) events += ", " + eventName(e->id);
+  if (leaves(s)) events += ", launch::Leave<Launch>";
+  if (s.gemv.rows && !events.empty()) out << "      event::settle<" << name(s) << events << ">(cta);\n";
 }
 
 std::set<std::string> BodyText::includes() const {
@@ -94,7 +103,7 @@ void BodyText::event(llvm::raw_ostream &out, const Event &e) {
   bool uniform = std::all_of(e.arrivals.begin(), e.arrivals.end(), [&](int64_t n) { return n == e.arrivals[0]; });
   out << "// " << (grid ? "grid: " : "counter: ") << e.edge << " (" << e.reason << ")\n";
   if (!uniform) table(out, eventName(e.id) + "_arrivals", e.arrivals);
-  out << "struct " << eventName(e.id) << " {\n  static constexpr bool grid = " << (grid ? "true" : "false")
+  out << "struct " << eventName(e.id) << " : Launch {\n  static constexpr bool grid = " << (grid ? "true" : "false")
       << ";\n  static constexpr int counter = " << e.counter << ", slices = " << e.slices << ";\n";
   out << "  PHASEC_DEVICE static int arrivals(int" << (uniform ? "" : " slice") << ") { return ";
   if (!uniform) out << eventName(e.id) << "_arrivals[slice]";
@@ -231,10 +240,9 @@ void BodyText::transform(llvm::raw_ostream &out, const Operand &o, bool staged) 
 void BodyText::rowsOut(llvm::raw_ostream &out, const Step &s, int residual, int result) {
   out << "struct " << name(s) << "Out : Launch {\n  using Residual = " << region(residual) << ";\n  using Y = " << region(result) << ";\n";
   const Event *e = counterSignal(s);
-  bool leaves = body_.leaves_by_tile && &s == &body_.steps.back();
-  out << "  PHASEC_DEVICE static void signal(const Cta &" << (e || leaves ? "cta" : "") << ") {";
-  if (e) out << " event::arrive_warp<" << eventName(e->id) << ">(cta, 0, 1u);";
-  if (leaves) out << " launch::leave<Launch>(cta);";
+  out << "  PHASEC_DEVICE static void signal(const Cta &" << (e || leaves(s) ? "cta" : "") << ") {";
+  if (e) out << " event::owe<" << eventName(e->id) << ">(cta, 0, 1u);";
+  if (leaves(s)) out << " event::owe<launch::Leave<Launch>>(cta, 0, 1u);";
   out << " }\n};\n";
 }
 
@@ -269,7 +277,7 @@ void BodyText::fc1Out(llvm::raw_ostream &out, const Step &s) {
   }
   out << "  PHASEC_DEVICE static void signal(const Cta &cta, int" << (ends.empty() ? "" : " column") << ") {\n    int slice = 0;\n";
   if (!ends.empty()) out << "    while (column >= " << name(s) << "_slice_ends[slice]) slice++;\n";
-  out << "    event::arrive_warp<" << eventName(e->id) << ">(cta, slice, 1u);\n  }\n};\n";
+  out << "    event::owe<" << eventName(e->id) << ">(cta, slice, 1u);\n  }\n};\n";
 }
 
 std::string BodyText::call(const Step &s) const {

@@ -73,6 +73,44 @@ template <class E> PHASEC_DEVICE void arrive_warp(const Cta &cta, int slice, u32
   if (cta.lane == 0) ptx::arrive_release(cta.counters() + E::counter + slice, weight);
 }
 
+// Row tiles are many, and a release makes its warp wait until all that it wrote is out, behind the stream's bytes: a
+// microsecond. So a step's warps only owe their arrivals, and the warp that leaves the step last settles for all of them.
+
+/// What this CTA owes: a word per event counter, zero between steps.
+template <class L> PHASEC_DEVICE u32 *owed(int counter) { return (u32 *)(ptx::shared_base() + L::owed_offset) + (counter - L::instance_counter); }
+/// Warps that have left each step since the start of the launch.
+template <class L> PHASEC_DEVICE u32 *left(int step) { return (u32 *)(ptx::shared_base() + L::left_offset) + step; }
+
+/// All threads, before a barrier.
+template <class L> PHASEC_DEVICE void open() {
+  for (int i = ptx::thread(); i < L::owed_words; i += L::threads) *owed<L>(L::instance_counter + i) = 0;
+  for (int i = ptx::thread(); i < L::steps; i += L::threads) *left<L>(i) = 0;
+}
+
+/// One warp has written its part of `slice` and leaves `weight` arrivals to settle(). All lanes call.
+template <class E> PHASEC_DEVICE void owe(const Cta &cta, int slice, u32 weight) {
+  ptx::sync_warp();
+  if (cta.lane == 0) ptx::add_shared(owed<E>(E::counter + slice), weight);
+}
+
+template <class E> PHASEC_DEVICE void bring(const Cta &cta) {
+  for (int slice = cta.lane; slice < E::slices; slice += 32) {
+    u32 *n = owed<E>(E::counter + slice), weight = *n;
+    if (weight == 0) continue;
+    *n = 0;
+    ptx::arrive_release(cta.counters() + E::counter + slice, weight);
+  }
+}
+
+/// A warp leaves the step of G; the last one brings what the CTA owes to the events. All lanes of every working warp call.
+template <class G, class... Events> PHASEC_DEVICE void settle(const Cta &cta) {
+  ptx::sync_warp();
+  u32 before = cta.lane == 0 ? ptx::add_shared(left<G>(G::step), 1u) : 0u;
+  if ((ptx::shfl(before, 0) + 1u) % u32(G::warps) != 0) return;
+  ptx::sync_warp(); // what lane 0 has acquired, all lanes have
+  (bring<Events>(cta), ...);
+}
+
 /// Waits until everything that the event orders before `slice` is visible to the whole CTA. All threads call.
 template <class E> PHASEC_DEVICE void await(const Cta &cta, int slice) {
   u32 arrivals = E::grid ? u32(cta.ctas) : u32(E::arrivals(slice));

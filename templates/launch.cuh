@@ -46,6 +46,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
   FoldBuffers<L>::open(cta);
+  event::open<L>();
   load_arrays<L>(cta);
   return cta;
 }
@@ -73,11 +74,10 @@ template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &ct
   ptx::sync_workers();
 }
 
-/// One warp has finished a row tile of an instance's last step.
-template <class L> PHASEC_DEVICE void leave(const Cta &cta) {
-  ptx::sync_warp();
-  if (L::instances > 1 && cta.lane == 0) ptx::arrive_release(cta.counters() + L::instance_counter, 1u);
-}
+/// The event between instances, where row tiles of the last step arrive at it.
+template <class L> struct Leave : L {
+  static constexpr int counter = L::instance_counter, slices = 1;
+};
 
 /// The CTA that leaves last completes the epoch: the counters are ready for the next launch without the host's help.
 template <class L> PHASEC_DEVICE void close(const Cta &cta) {

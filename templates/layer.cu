@@ -18,9 +18,9 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, stage_bytes = 4096;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, taken_offset = 32896, step_offset = 33024, table_offset = 33280,
-                       feeder_tables_offset = 33408, fold_offset = 33664, fold_buffers = 2, fold_bytes = 2048;
+                       feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, fold_offset = 33664, fold_buffers = 2, fold_bytes = 2048;
   static constexpr int fold_sync_offset = 37760, tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
-  static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, calls = 1, instance_counter = 3;
+  static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, steps = 1, calls = 1, instance_counter = 3, owed_words = 1;
 };
 //@ end
 

@@ -177,12 +177,13 @@ template <class H> struct Finish {
   typename H::Y::Type *to[Core::group_values]; ///< null: a pair or dim that pads a state
   float gates[Core::group_values], scale;
 
-  PHASEC_DEVICE Finish(const Cta &cta, const Unit &u, int i) {
+  /// Of group i; of no group when i is behind the last.
+  PHASEC_DEVICE void open(const Cta &cta, const Unit &u, int i) {
     scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
 #pragma unroll
     for (int c = 0; c < Core::group_values; c++) {
       int pair = Core::pair(i, c), dim = Core::dim(i, c);
-      bool in = pair < u.pairs && dim < H::head_dim;
+      bool in = i < Core::groups && pair < u.pairs && dim < H::head_dim;
       pair += u.tile * kPairs;
       int token = u.first_token + pair / H::group, head = u.head * H::group + pair % H::group;
       to[c] = in ? H::Y::at(cta) + ((i64)token * H::heads + head) * H::head_dim + dim : nullptr;
@@ -212,15 +213,32 @@ template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
 #pragma unroll 1
   for (int i = ptx::thread(); i < Core::groups; i += H::threads) {
     typename Core::Group group = Core::merge_warps(States<H>::of(cta, 0), i);
-    if (u.chunks == 1) Finish<H>(cta, u, i).store(group);
-    else Core::store(group, chunks + u.chunk * H::state_floats, i);
+    if (u.chunks > 1) {
+      Core::store(group, chunks + u.chunk * H::state_floats, i);
+      continue;
+    }
+    Finish<H> finish;
+    finish.open(cta, u, i);
+    finish.store(group);
   }
   if (u.chunks > 1) {
+    // Each wait for memory is long and nothing else is: two groups' loads are asked for together.
+    constexpr int each = Core::groups > H::threads ? 2 : 1;
+    Finish<H> finish[each];
+#pragma unroll
+    for (int e = 0; e < each; e++) finish[e].open(cta, u, ptx::thread() + e * H::threads);
     if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;
 #pragma unroll 1
-    for (int i = ptx::thread(); i < Core::groups; i += H::threads) {
-      Finish<H> finish(cta, u, i);
-      finish.store(Core::merge_chunks(chunks, u.chunks, i));
+    for (int first = ptx::thread(); first < Core::groups; first += each * H::threads) {
+      typename Core::Group group[each];
+#pragma unroll
+      for (int e = 0; e < each; e++) {
+        int i = first + e * H::threads;
+        if (first >= each * H::threads) finish[e].open(cta, u, i);
+        group[e] = Core::merge_chunks(chunks, u.chunks, i < Core::groups ? i : first);
+      }
+#pragma unroll
+      for (int e = 0; e < each; e++) finish[e].store(group[e]);
     }
   }
   // The event counts pairs; the step's last pair also stands for the rows that this step does not have.

@@ -1,9 +1,8 @@
 // nvfp4.cuh: NVFP4 weight granules: 576 bytes: 512 of e2m1 codes, 64 of e4m3 block scales (one per row and 16 k).
 //
-// A lane's 32-bit word j holds k = 4j .. 4j+3 of its sixteen, of both its rows, as two equal 16-bit halves (even and odd k)
-// of four codes each ("pack-R"): (sign bit | magnitude bits)  v0 = 15 | 11:9, v1 = 12 | 8:6, v2 = 14 | 5:3, v3 = 13 | 2:0.
-// v0, v1 are rows r, r + 8 of the first pair of k, v2, v3 of the second. One mask, or two masks and two shifts, turn a word
-// into f16 pairs that hold the values times 2^-14.
+// A lane's 32-bit word j holds k = 4j .. 4j+3 of its sixteen, a byte each, of both its rows: (sign bit | magnitude bits)
+// row r = 7 | 3:1, row r + 8 = 0 | 6:4. One mask, or two masks and two shifts, turn a word into four e5m2 bytes, which are
+// the high bytes of f16: they hold the values times 2^-14.
 // The scales of rows r and r + 8 of a block stand together, in the order of the lanes that own the block.
 #pragma once
 #include "layout.cuh"
@@ -19,9 +18,8 @@ struct nvfp4 {
     int word, sign, magnitude; ///< u32 index and bit positions
   };
   PHASEC_DEVICE static Place place(int row, int k) {
-    int in = k & 15, pair = ((in >> 1) & 1) * 2 + (row >> 3), half = (in & 1) * 16;
-    int sign = pair == 0 ? 15 : pair == 1 ? 12 : pair == 2 ? 14 : 13;
-    return Place{owner(row, k) * 4 + (in >> 2), half + sign, half + 9 - 3 * pair};
+    int in = k & 15, byte = (in & 3) * 8, low = row < 8;
+    return Place{owner(row, k) * 4 + (in >> 2), byte + (low ? 7 : 0), byte + (low ? 1 : 4)};
   }
   /// Packer: stores the e2m1 code (sign at bit 3) of (row, k) into a zeroed granule.
   PHASEC_DEVICE static void put(u8 *granule, int row, int k, u32 code) {

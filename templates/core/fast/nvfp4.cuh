@@ -1,5 +1,6 @@
-// nvfp4.cuh (fast): pack-R words become f16 pairs with masks and shifts (values times 2^-14), and take their block scales
-// as f16 products. Every e2m1 x e4m3 product times 2^-14 is a multiple of 2^-24 of at most six bits: f16 holds it exactly.
+// nvfp4.cuh (fast): words become e5m2 bytes with masks and shifts, the bytes f16 pairs (values times 2^-14), which take their
+// block scales as f16 products. Every e2m1 x e4m3 product times 2^-14 is a multiple of 2^-24 of at most six bits: f16 holds
+// it exactly.
 #pragma once
 #include "../../weights/nvfp4.cuh"
 #include "segment.cuh"
@@ -13,11 +14,11 @@ PHASEC_DEVICE core::Fragments fragments(nvfp4, const u8 *granule, int lane) {
   core::Fragments f;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
-    u32 x = codes.word[j];
-    f.a[j][0] = ptx::mul_f16x2(x & 0x8e008e00u, scale);
-    f.a[j][1] = ptx::mul_f16x2(ptx::shift_left<3>(x) & 0x8e008e00u, scale8);
-    f.a[j][2] = ptx::mul_f16x2((ptx::shift_left<6>(x) & 0x0e000e00u) | (ptx::shift_left<1>(x) & 0x80008000u), scale);
-    f.a[j][3] = ptx::mul_f16x2((ptx::shift_left<9>(x) & 0x0e000e00u) | (ptx::shift_left<2>(x) & 0x80008000u), scale8);
+    u32 x = codes.word[j], bytes = x & 0x8e8e8e8eu, bytes8 = ((x >> 3) & 0x0e0e0e0eu) | (ptx::shift_left<7>(x) & 0x80808080u);
+    f.a[j][0] = ptx::mul_f16x2(ptx::permute(bytes, 0u, 0x1404u), scale);
+    f.a[j][1] = ptx::mul_f16x2(ptx::permute(bytes8, 0u, 0x1404u), scale8);
+    f.a[j][2] = ptx::mul_f16x2(ptx::permute(bytes, 0u, 0x3424u), scale);
+    f.a[j][3] = ptx::mul_f16x2(ptx::permute(bytes8, 0u, 0x3424u), scale8);
   }
   return f;
 }

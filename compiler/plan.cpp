@@ -10,8 +10,8 @@ namespace planning {
 namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
-constexpr int64_t kStageGranules[] = {16, 8, 6, 4};
-constexpr int64_t kStepBytes = 256, kUnitBytes = 48; // templates: sequences::StepArrays, attn::Unit
+constexpr int64_t kReadsBytes = 256; // templates: Ring, a count per stage and the draws
+constexpr int64_t kStepBytes = 256, kUnitBytes = 52; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 
@@ -51,31 +51,39 @@ public:
     std::vector<int> warps = {11, 15, 7, 3, 1};
     if (!unpacks()) warps = {7, 11, 15, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
-    std::vector<int> stages = {2};
-    if (!unpacks()) stages = {3, 2};
+    std::vector<int> stages = {32, 24, 20, 16, 12, 8, 6, 4, 3, 2};
     if (int64_t r = s.integer("ring")) {
-      if (r < 2) return Status::usage("ring = 1: a warp needs at least two stages (K and V rows are consumed together)");
+      if (r < 2) return Status::usage("ring = 1: a ring needs at least two stages (K and V rows are consumed together)");
       stages = {int(r)};
     }
-    // A long ring hides more of a wait, but a GEMV whose operand does not fit beside it is cut into slots, which costs a
-    // round through memory: the longest ring with the fewest slots.
-    for (int w : warps) {
-      std::optional<std::pair<int64_t, Geometry>> best; // slots
-      for (int64_t granules : kStageGranules)
-        for (int r : stages) {
-          for (int buffers : {4, 2}) {
-            Geometry g{w, r, std::max(granules * kStageUnit, leastStage()), buffers};
-            if (fits(g) && (!best || stagedSlots() < best->first)) best = {stagedSlots(), g};
-          }
-        }
-      if (best && fits(best->second)) return {};
-    }
+    for (int w : warps)
+      if (longest(w, stages, w + w / 2) || longest(w, stages, 2)) return {};
     return Status::input("this schedule needs more shared memory than " + std::string(plan_.target->name) + " has (" +
                          std::to_string(plan_.target->shared_bytes_max) + " bytes per CTA); set a larger wo_split, fewer warps, " +
                          "a shorter ring or a smaller tokens_max");
   }
 
 private:
+  /// A long ring hides more of a wait, but a GEMV whose operand does not fit beside it is cut into slots, which costs a
+  /// round through memory: the longest ring of at least `least` stages with the fewest slots, if there is one.
+  bool longest(int warps, const std::vector<int> &stages, int least) {
+    std::optional<std::pair<int64_t, Geometry>> best; // slots
+    for (int64_t granules : stageGranules())
+      for (int r : stages) {
+        if (r < least && stages.size() > 1) break;
+        for (int buffers : {4, 2}) {
+          Geometry g{warps, r, std::max(granules * kStageUnit, leastStage()), buffers};
+          if (!fits(g) || (best && stagedSlots() >= best->first)) continue;
+          best = {stagedSlots(), g};
+          if (best->first == stagedGemvs()) return true; // as `g` has just been fitted
+        }
+      }
+    return best && fits(best->second);
+  }
+
+  /// In NVFP4 granules. Weights that need no unpacking pass quickly: longer stages, fewer draws.
+  std::vector<int64_t> stageGranules() const { return unpacks() ? std::vector<int64_t>{8, 16, 6, 4} : std::vector<int64_t>{16, 8, 6, 4}; }
+
   /// Whether weights are unpacked before they are multiplied: more warps are needed to keep up with the bytes.
   bool unpacks() const {
     for (const Body &b : plan_.bodies)
@@ -84,7 +92,13 @@ private:
     return false;
   }
 
-  /// Slots of the GEMVs that every CTA stages whole operands for.
+  /// The GEMVs that every CTA stages whole operands for, and their slots.
+  int64_t stagedGemvs() const {
+    int64_t n = 0;
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps) n += s.op == ir::Op::qkv || s.op == ir::Op::fc1;
+    return n;
+  }
   int64_t stagedSlots() const {
     int64_t slots = 0;
     for (const Body &b : plan_.bodies)
@@ -140,8 +154,7 @@ private:
 
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t rings = int64_t(geometry.warps) * geometry.stages;
-    int64_t fixed = rings * geometry.stage_bytes + align(rings * 8, 128) + unitsBytes() + takenBytes(geometry) + tileBytes(geometry) +
+    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + kReadsBytes + tileBytes(geometry) +
                     kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
@@ -175,7 +188,6 @@ private:
     return align(words * 4, 8);
   }
   int64_t leftBytes() const { return unitsBytes() / 2; }
-  static int64_t takenBytes(const Geometry &geometry) { return align(int64_t(geometry.warps) * 4, 128); }
 
   /// The share of units of every step.
   int64_t unitsBytes() const {
@@ -197,15 +209,14 @@ private:
 
   void accept(const Geometry &geometry, const Need &need, int fold_buffers) {
     plan_.warps = geometry.warps;
-    plan_.stream.warps = geometry.warps;
     plan_.stream.stages = geometry.stages;
     plan_.stream.stage_bytes = geometry.stage_bytes;
     SharedLayout &l = plan_.shared;
     l.ring = 0;
-    l.barriers = int64_t(geometry.warps) * geometry.stages * geometry.stage_bytes;
-    l.units = l.barriers + align(int64_t(geometry.warps) * geometry.stages * 8, 128);
-    l.taken = l.units + unitsBytes();
-    l.step = l.taken + takenBytes(geometry);
+    l.barriers = geometry.stages * geometry.stage_bytes;
+    l.units = l.barriers + align(geometry.stages * 8, 128);
+    l.reads = l.units + unitsBytes();
+    l.step = l.reads + kReadsBytes;
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();
     l.owed = l.feeder_tables + 4 * tableBytes();

@@ -100,10 +100,9 @@ enum class Assignment : uint8_t {
   SlotCta,  ///< seed: CTA c < slots owns slot c whole
 };
 
-/// The order in which one CTA's rings fetch: for each step that streams, its items in unit order.
+/// A CTA's ring, and the order in which it is filled: for each step that streams, its items in unit order.
 struct Stream {
-  int warps = 0;             ///< rings per CTA, one per warp
-  int stages = 0;            ///< stages per ring
+  int stages = 0;            ///< at most 32: a lane of the feeder fills each
   int64_t stage_bytes = 0;   ///< of one stage: the largest segment or KV block
   std::vector<int> steps;    ///< steps that stream, in fetch order
 };
@@ -236,7 +235,7 @@ struct Instance {
 
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
-  int64_t ring = 0, barriers = 0, units = 0, taken = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t ring = 0, barriers = 0, units = 0, reads = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
   int64_t tile = 0;   ///< a warp's row tile while it adds slots
   int64_t attention_units = 0; ///< a warp's unit of attention
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`

@@ -287,7 +287,6 @@ std::string planJson(const Plan &plan, const ir::Module &module) {
     });
     j.attribute("workspace_bytes", plan.workspace_bytes);
     j.attributeObject("stream", [&] {
-      j.attribute("rings", plan.stream.warps);
       j.attribute("stages", plan.stream.stages);
       j.attribute("stage_bytes", plan.stream.stage_bytes);
     });
@@ -312,7 +311,7 @@ std::string planText(const Plan &plan, const ir::Module &module) {
   out << "  grid: " << (plan.ctas_pinned ? std::to_string(plan.ctas_pinned) + " CTAs (pinned)" : "one CTA per SM") << ", " << plan.warps
       << " warps; shared " << plan.shared.bytes << " bytes, workspace " << plan.workspace_bytes << " bytes; up to " << plan.tokens_max
       << " tokens\n";
-  out << "  stream: " << plan.stream.warps << " rings x " << plan.stream.stages << " stages x " << plan.stream.stage_bytes << " bytes\n";
+  out << "  stream: " << plan.stream.stages << " stages x " << plan.stream.stage_bytes << " bytes\n";
   if (plan.instances.size() > 1) out << "  " << plan.instances.size() << " instances, a grid event between two\n";
   for (const Body &b : plan.bodies) {
     out << "  layer @" << module.layers[b.layer].name << "\n";

@@ -18,11 +18,15 @@ void BodyText::phases(llvm::raw_ostream &out) {
   for (const Step &s : body_.steps) step(out, s);
 }
 
-void BodyText::nextCases(llvm::raw_ostream &out) {
-  for (const Step &s : body_.steps) {
-    if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": return gemv::next<" << name(s) << ">(cta, table, c, item);\n";
-    if (s.op == Op::attn) out << "    case " << first_step_ + s.id << ": attn::lend<" << name(s) << ">(cta, c); break;\n";
-  }
+void BodyText::itemsCases(llvm::raw_ostream &out) {
+  for (const Step &s : body_.steps)
+    if (s.gemv.rows || s.op == Op::attn)
+      out << "    case " << first_step_ + s.id << ": return " << (s.gemv.rows ? "gemv" : "attn") << "::items<" << name(s) << ">(cta);\n";
+}
+
+void BodyText::fetchCases(llvm::raw_ostream &out) {
+  for (const Step &s : body_.steps)
+    if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": gemv::fetch<" << name(s) << ">(cta, table, item, to); break;\n";
 }
 
 void BodyText::openCases(llvm::raw_ostream &out) {

@@ -85,7 +85,7 @@ private:
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
-        << ", taken_offset = " << l.taken << ", step_offset = " << l.step
+        << ", reads_offset = " << l.reads << ", step_offset = " << l.step
         << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", owed_offset = " << l.owed << ", left_offset = " << l.left << ",\n      fold_offset = " << l.fold
         << ", fold_buffers = " << l.fold_buffers << ", fold_bytes = " << l.fold_bytes << ", fold_sync_offset = " << l.fold_sync
         << ",\n      tile_offset = " << l.tile << ", scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
@@ -140,9 +140,12 @@ private:
     out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
     for (BodyText &b : bodies_) b.openCases(out);
     out << "    default: break;\n    }\n  }\n";
-    out << "  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {\n    switch (c.step) {\n";
-    for (BodyText &b : bodies_) b.nextCases(out);
-    out << "    }\n    return false;\n  }\n";
+    out << "  PHASEC_DEVICE static int items(const Cta &cta, int step) {\n    switch (step) {\n";
+    for (BodyText &b : bodies_) b.itemsCases(out);
+    out << "    }\n    return 0;\n  }\n";
+    out << "  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {\n    switch (step) {\n";
+    for (BodyText &b : bodies_) b.fetchCases(out);
+    out << "    default: return false; // attention fills its stages itself\n    }\n    return true;\n  }\n";
     for (size_t b = 0; b < bodies_.size(); b++) {
       out << "  // @" << module_.layers[plan_.bodies[b].layer].name << "\n";
       out << "  PHASEC_DEVICE static void body" << b << "(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {\n";

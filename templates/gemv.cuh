@@ -1,5 +1,5 @@
 // gemv.cuh: the one matrix-vector engine behind qkv, wo, fc1 and fc2. A CTA owns a contiguous run of units (slot, row tile);
-// the segments of its units go to its warps in turn, each through its own ring. The warp that completes a unit's last
+// its warps draw the segments of its units, in order, as they come out of the ring. The warp that completes a unit's last
 // segment folds the unit, in segment order, whoever it is; where K has several slots, a warp per row tile adds them in slot
 // order when all are there. So the result does not depend on timing or on the CTA count.
 #pragma once
@@ -59,20 +59,6 @@ template <class G> PHASEC_DEVICE Units share_units(const Cta &cta) {
 template <class G> PHASEC_DEVICE Units &units(const Cta &cta) { return ((Units *)(ptx::shared_base() + G::units_offset))[G::step]; }
 template <class G> PHASEC_DEVICE void open(const Cta &cta) { units<G>(cta) = share_units<G>(cta); }
 
-/// The segments of a CTA's units go to its warps in turn: item n is segment n % segments of unit begin + n / segments.
-template <class G> PHASEC_DEVICE void first_item(const Cta &cta, Units u, int &unit, int &fold) {
-  unit = u.begin + cta.warp / G::segments;
-  fold = cta.warp % G::segments;
-}
-template <class G> PHASEC_DEVICE void next_item(int &unit, int &fold) {
-  unit += G::warps / G::segments;
-  fold += G::warps % G::segments;
-  if (fold >= G::segments) {
-    fold -= G::segments;
-    unit++;
-  }
-}
-
 template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
   const int *row = G::segment_table() + (slot * G::segments + fold) * 4;
   return SegmentRow{row[0], row[1], row[2], row[3]};
@@ -84,16 +70,17 @@ template <class G> PHASEC_DEVICE int slot_end(int slot) { return segment_row<G>(
 /// Where the operand of the current slot is staged: 16-bit codes [tokens][operand_stride].
 template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(ptx::shared_base() + G::operand_offset); }
 
-/// The next segment of warp cta.warp; false when it has no more in this step. A slot between two granule bounds may hold none.
-template <class G> PHASEC_DEVICE bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
+/// Item i of a CTA's step is segment i % segments of its unit i / segments.
+template <class G> PHASEC_DEVICE int items(const Cta &cta) {
   Units u = units<G>(cta);
-  if (c.unit < 0) first_item<G>(cta, u, c.unit, c.fold);
-  if (c.unit >= u.end) return false;
-  SegmentRow s = segment_row<G>(c.unit / G::tiles, c.fold);
-  item.from = (const u8 *)table[G::weight] + ((i64)(c.unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
+  return (u.end - u.begin) * G::segments;
+}
+/// What item i fetches. A slot between two granule bounds may hold no bytes.
+template <class G> PHASEC_DEVICE void fetch(const Cta &cta, const u64 *table, int i, Item &item) {
+  int unit = units<G>(cta).begin + i / G::segments;
+  SegmentRow s = segment_row<G>(unit / G::tiles, i % G::segments);
+  item.from = (const u8 *)table[G::weight] + ((i64)(unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
   item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
-  next_item<G>(c.unit, c.fold);
-  return true;
 }
 
 template <class G> PHASEC_DEVICE float scaled(const Cta &cta, int row, float v) {
@@ -193,32 +180,36 @@ PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
   using Buffers = FoldBuffers<typename G::L>;
   Units u = units<G>(cta);
   if (u.begin == u.end) return;
-  int unit, fold;
-  first_item<G>(cta, u, unit, fold);
 #pragma unroll 1
   for (int slot = u.begin / G::tiles; slot * G::tiles < u.end; slot++) {
     G::await(cta, slot);
     ptx::sync_workers(); // nobody reads the previous slot's operand any more
     operand::stage<G>(cta, slot, slot == u.begin / G::tiles);
     ptx::sync_workers();
-    int k0 = slot_begin<G>(slot);
-    int end = (slot + 1) * G::tiles < u.end ? (slot + 1) * G::tiles : u.end;
+    int k0 = slot_begin<G>(slot), begin = slot * G::tiles > u.begin ? slot * G::tiles : u.begin;
+    int end = (slot + 1) * G::tiles < u.end ? (slot + 1) * G::tiles : u.end, count = (end - begin) * G::segments;
+    u32 drawn = ptx::shfl(ring.draw(cta), 0);
 #pragma unroll 1
-    for (; unit < end; next_item<G>(unit, fold)) {
+    while (int(drawn) < count) {
+      u32 following = ring.draw(cta), in_step = u32(begin - u.begin) * G::segments + drawn, item = ring.first + in_step;
+      int fold = int(drawn % G::segments), tile = begin + int(drawn / G::segments) - slot * G::tiles;
+      u32 n = folded + in_step / G::segments;
       SegmentRow s = segment_row<G>(slot, fold);
-      u32 n = folded + u32(unit - u.begin);
-      const u8 *stage = ring.wait();
+      const u8 *stage = ring.wait(item);
       Buffers::acquire(cta, n);
       float *sums = Buffers::sums(cta, n);
       core::segment<G>(cta, stage, s, fold, k0, sums + fold * G::tokens * kTileRows);
-      ring.release(cta);
+      ring.release(cta, item);
       if (Buffers::complete(cta, n, G::segments)) {
-        finish_unit<G, Finish>(cta, slot, unit - slot * G::tiles, sums);
+        finish_unit<G, Finish>(cta, slot, tile, sums);
         Buffers::release(cta, n);
       }
+      drawn = ptx::shfl(following, 0);
     }
+    ring.skip(count);
   }
-  folded += u.end - u.begin;
+  folded += u32(u.end - u.begin);
+  ring.first += u32(u.end - u.begin) * G::segments;
 }
 
 } // namespace gemv

@@ -16,8 +16,8 @@
 //@ config
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 2, stage_bytes = 4096;
-  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32832, taken_offset = 32896, step_offset = 33024, table_offset = 33280,
+  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 8, stage_bytes = 4096;
+  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, fold_offset = 33664, fold_buffers = 2, fold_bytes = 2048;
   static constexpr int fold_sync_offset = 37760, tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, steps = 1, calls = 1, instance_counter = 3, owed_words = 1;
@@ -59,8 +59,10 @@ struct Program {
   PHASEC_DEVICE static void open(const Cta &cta) {
     if (ptx::thread() == 0) gemv::open<Wo>(cta);
   }
-  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
-    return gemv::next<Wo>(cta, table, c, item);
+  PHASEC_DEVICE static int items(const Cta &cta, int) { return gemv::items<Wo>(cta); }
+  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int, int item, Item &to) {
+    gemv::fetch<Wo>(cta, table, item, to);
+    return true;
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int) {
     gemv::run<Wo, gather::Finish<Gather>>(cta, ring, folded);
@@ -73,7 +75,7 @@ PHASEC_KERNEL(Launch::threads + 32) phasec_layer(const __grid_constant__ Args ar
   if (launch::refuse<Launch>(cta)) return;
   Program::open(cta);
   Ring<Launch> ring;
-  if (cta.warp < Launch::warps) ring.open(cta);
+  ring.open(cta);
   ptx::sync_cta();
   if (cta.warp == Launch::warps) return stream::feed<Program, Launch>(cta);
   u32 folded = 0;

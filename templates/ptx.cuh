@@ -165,6 +165,12 @@ PHASEC_DEVICE u32 add_shared(u32 *counter, u32 n) {
                : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))), "r"(n) : "memory");
   return v;
 }
+/// Takes a number from a counter in shared memory; orders nothing.
+PHASEC_DEVICE u32 draw(u32 *counter) {
+  u32 v;
+  asm volatile("atom.relaxed.cta.shared::cta.add.u32 %0, [%1], 1;" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))) : "memory");
+  return v;
+}
 PHASEC_DEVICE u32 load_shared_acquire(const u32 *counter) {
   u32 v;
   asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))) : "memory");
@@ -249,12 +255,10 @@ PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int 
   }
   copies_arrive(shared_address(bar));
 }
-/// A ring's count of consumed stages: its reader publishes, the feeder polls. Release and acquire at CTA scope, so that a
-/// stage is refilled only after what was read of it.
+/// How often a stage has been read. A release at CTA scope, so that who sees it may refill the stage.
 PHASEC_DEVICE void publish(u32 *count, u32 v) {
   asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
 }
-PHASEC_DEVICE u32 poll(const u32 *count) { return load_shared_acquire(count); }
 /// The feeder found no free stage: leaves the issue slots to the workers for a moment.
 PHASEC_DEVICE void feeder_pause() { asm volatile("nanosleep.u32 40;"); }
 

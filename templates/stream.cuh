@@ -1,17 +1,18 @@
-// stream.cuh: the byte stream. Each working warp owns a ring of stages in shared memory; the CTA's last warp, the feeder, fills
-// them, lane r the ring of warp r, in the plan's order: every weight segment that the warp will compute with, across phases
-// and instances, gated by nothing but free stages. What it fetches never depends on activations, so loads stay in flight
-// while the CTA waits for an event. KV rows come one by one and belong to few warps at a time: attention borrows the stages
-// and fills them itself, in the same order.
+// stream.cuh: the byte stream. A CTA owns a ring of stages in shared memory; its last warp, the feeder, fills them, lane s the
+// stage s, in the plan's order: every weight segment that the CTA will compute with, across phases and instances, gated by
+// nothing but free stages. What it fetches never depends on activations, so loads stay in flight while the CTA waits for an
+// event. Working warps draw the next item when they are ready for one, so a slow warp delays nobody. KV rows come one by one
+// and belong to few warps at a time: attention borrows the stages and fills them itself, in the same order.
 #pragma once
 #include "cta.cuh"
 
-/// Where a ring's stream stands: the next item to fetch.
+/// Where a feeder's lane stands in the stream. Items are numbered from the start of the launch: item n lies in stage
+/// n % stages.
 struct Cursor {
   int instance, step, call; ///< step counts over all bodies, call over the steps of all instances
-  int unit;                 ///< of the step; -1 before its first item
-  int fold;                 ///< the unit's next segment
-  u32 issued;               ///< stages filled, or left to attention, since the start of the launch
+  int items;                ///< of the step; -1 before they are counted
+  u32 first;                ///< number of the step's first item
+  u32 next;                 ///< number of the lane's next item
 };
 
 /// What fills a stage.
@@ -20,43 +21,51 @@ struct Item {
   u32 bytes;
 };
 
-/// A working warp's end of its ring.
+/// The working warps' end of the ring. All of them agree on what it holds.
 template <class L> struct Ring {
-  const u8 *base;
-  u64 *full;  ///< one mbarrier per stage
-  u32 taken;  ///< stages consumed since the start of the launch
+  u32 first; ///< number of the step's first item
+  u32 drawn; ///< draws that the steps before have made
 
-  PHASEC_DEVICE static u8 *stages(const Cta &cta, int ring) {
-    return ptx::shared_base() + L::ring_offset + (i64)ring * L::stages * L::stage_bytes;
-  }
-  PHASEC_DEVICE static u64 *barriers(const Cta &cta, int ring) { return (u64 *)(ptx::shared_base() + L::barriers_offset) + ring * L::stages; }
-  /// What the warp has published of `taken`.
-  PHASEC_DEVICE static u32 *published(const Cta &cta, int ring) { return (u32 *)(ptx::shared_base() + L::taken_offset) + ring; }
+  PHASEC_DEVICE static u8 *stage(u32 n) { return ptx::shared_base() + L::ring_offset + n % L::stages * L::stage_bytes; }
+  /// Complete when item n has landed.
+  PHASEC_DEVICE static u64 *full(u32 n) { return (u64 *)(ptx::shared_base() + L::barriers_offset) + n % L::stages; }
+  /// How often the stage of item n has been read. No parity: who fills a stage may look only after it was used twice.
+  PHASEC_DEVICE static u32 *reads(u32 n) { return (u32 *)(ptx::shared_base() + L::reads_offset) + n % L::stages; }
+  /// Whether what lay in its stage before item n has been read.
+  PHASEC_DEVICE static bool free(u32 n) { return ptx::load_shared_acquire(reads(n)) == n / L::stages; }
+  PHASEC_DEVICE static u32 *draws() { return (u32 *)(ptx::shared_base() + L::reads_offset) + L::stages; }
 
+  /// One warp, before a barrier.
   PHASEC_DEVICE void open(const Cta &cta) {
-    base = stages(cta, cta.warp);
-    full = barriers(cta, cta.warp);
-    taken = 0;
-    if (cta.lane == 0) {
-      *published(cta, cta.warp) = 0;
-      for (int i = 0; i < L::stages; i++) ptx::mbar_init(full + i, 1);
+    first = drawn = 0;
+    if (cta.warp == 0 && cta.lane < L::stages) {
+      ptx::mbar_init(full(u32(cta.lane)), 1);
+      *reads(u32(cta.lane)) = 0;
     }
+    if (ptx::thread() == 0) *draws() = 0;
     ptx::mbar_init_fence();
   }
-  /// The oldest stage (`ahead` = 0) or the one after it, once its bytes have landed.
-  PHASEC_DEVICE const u8 *wait(u32 ahead = 0) const {
-    u32 n = taken + ahead;
-    ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);
-    return base + (n % L::stages) * L::stage_bytes;
+  /// Lane 0 draws the next item, counted from the last skip(); a warp draws until it draws one that is not there.
+  PHASEC_DEVICE u32 draw(const Cta &cta) const { return cta.lane == 0 ? ptx::draw(draws()) - drawn : 0u; }
+  /// The draws of `items` items are over.
+  PHASEC_DEVICE void skip(int items) { drawn += u32(items + L::warps); }
+  /// Item n, once its bytes have landed. Warps draw in order but land where they land: before the item that has the stage
+  /// before n is read, the barrier's parity may be that of an earlier one.
+  PHASEC_DEVICE static const u8 *wait(u32 n) {
+    while (!free(n)) ptx::spin_pause();
+    ptx::stream_wait(full(n), (n / L::stages) & 1u);
+    return stage(n);
   }
-  /// The stage of item n of the warp's stream, for attention to fill.
-  PHASEC_DEVICE u8 *stage(u32 n) const { return (u8 *)base + (n % L::stages) * L::stage_bytes; }
-  PHASEC_DEVICE u64 *barrier(u32 n) const { return full + n % L::stages; }
-  /// The warp has read the oldest stage; it may be filled again.
-  PHASEC_DEVICE void release(const Cta &cta) {
+  /// Waits until item n may be filled. One warp.
+  PHASEC_DEVICE static void wait_free(const Cta &cta, u32 n) {
+    if (cta.lane == 0)
+      while (!free(n)) ptx::spin_pause();
     ptx::sync_warp();
-    taken++;
-    if (cta.lane == 0) ptx::publish(published(cta, cta.warp), taken);
+  }
+  /// The warp has read item n; its stage may be filled again.
+  PHASEC_DEVICE static void release(const Cta &cta, u32 n) {
+    ptx::sync_warp();
+    if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);
   }
 };
 
@@ -68,11 +77,15 @@ template <class L> PHASEC_DEVICE u64 *table(int instance) {
   return (u64 *)(ptx::shared_base() + L::feeder_tables_offset) + instance % kTables * L::table_entries;
 }
 
-/// The ring's next item; false when there is none before instance `end`. The rendered `Program::next` knows the steps.
+/// The lane's next item; false when there is none before instance `end`. The rendered Program counts a step's items and knows
+/// them, save those that attention fills.
 template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item &item, int end) {
   while (c.instance < end) {
-    if (cta.runs(c.call) && Program::next(cta, table<L>(c.instance), c, item)) return true;
-    c.unit = -1;
+    if (c.items < 0) c.items = cta.runs(c.call) ? Program::items(cta, c.step) : 0;
+    for (; c.next - c.first < u32(c.items); c.next += L::stages)
+      if (Program::fetch(cta, table<L>(c.instance), c.step, int(c.next - c.first), item)) return true;
+    c.first += u32(c.items);
+    c.items = -1;
     c.call += Program::calls(c.step);
     if (++c.step == Program::steps_end(c.instance)) {
       if (++c.instance < L::instances) c.step = Program::steps_begin(c.instance);
@@ -82,14 +95,12 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
 }
 
 /// What the feeder does from the start of the launch to the end of the stream. One warp.
-template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
-  cta.warp = cta.lane; // the ring that this lane fills
-  u8 *base = Ring<L>::stages(cta, cta.warp);
-  u64 *full = Ring<L>::barriers(cta, cta.warp);
-  Cursor cursor{0, L::first_step, 0, -1, 0, 0};
+template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
+  using R = Ring<L>;
+  Cursor cursor{0, L::first_step, 0, -1, 0, u32(cta.lane)};
   Item item{};
   int tables = 0; // instances whose tables are there
-  bool more = cta.warp < L::warps, ready = false;
+  bool more = cta.lane < L::stages, ready = false;
   for (;;) {
     while (tables < L::instances && ptx::any(more && cursor.instance + 1 >= tables)) {
       for (int i = cta.lane; i < L::table_entries; i += 32) table<L>(tables)[i] = cta.launch_table[(i64)tables * L::table_entries + i];
@@ -101,17 +112,16 @@ template <class Program, class L> PHASEC_DEVICE void feed(Cta cta) {
       more = ready || cursor.instance < L::instances;
     }
     if (!ptx::any(more)) return;
-    bool mine = ready && cursor.issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;
+    bool mine = ready && R::free(cursor.next);
     if (!ptx::any(mine)) {
       if (!ptx::any(more && !ready)) ptx::feeder_pause();
       continue;
     }
-    u64 *bar = full + cursor.issued % L::stages;
-    ptx::stream_expect(mine, bar, item.bytes);
-    ptx::stream_copy(mine && item.bytes > 0, base + (cursor.issued % L::stages) * L::stage_bytes, item.from, item.bytes, bar);
-    ptx::stream_commit(mine, bar);
+    ptx::stream_expect(mine, R::full(cursor.next), item.bytes);
+    ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
+    ptx::stream_commit(mine, R::full(cursor.next));
     if (!mine) continue;
-    cursor.issued++;
+    cursor.next += L::stages;
     ready = false;
   }
 }

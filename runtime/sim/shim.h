@@ -141,6 +141,7 @@ inline u32 load_acquire(const u32 *counter) { return phasec_sim_api.load_acquire
 inline u32 add_acq_rel(u32 *counter, u32 n) { return phasec_sim_api.add_acq_rel(phasec_sim_api.engine, counter, n); }
 inline void store_relaxed(u32 *counter, u32 n) { phasec_sim_api.store_relaxed(phasec_sim_api.engine, counter, n); }
 inline u32 add_shared(u32 *counter, u32 n) { return phasec_sim_api.add_shared(phasec_sim_api.engine, counter, n); }
+inline u32 draw(u32 *counter) { return add_shared(counter, 1u); }
 inline u32 load_shared_acquire(const u32 *counter) { return phasec_sim_api.load_shared_acquire(phasec_sim_api.engine, counter); }
 /// The tag is a counter to the engine, so that who waits for it is woken; the float is there before it.
 inline void store_tagged(u64 *to, float v, u32 tag) {
@@ -188,8 +189,7 @@ inline void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride,
   for (int r = 0; r < rows; r++) stream_copy(lane() == 0, to + r * stride, mine.all[r], u32(bytes), bar);
   stream_commit(lane() == 0, bar);
 }
-inline void publish(u32 *count, u32 v) { *static_cast<volatile u32 *>(count) = v; }
-inline u32 poll(const u32 *count) { return *static_cast<const volatile u32 *>(count); }
+inline void publish(u32 *count, u32 v) { add_shared(count, v - *static_cast<volatile u32 *>(count)); }
 inline void feeder_pause() { phasec_sim_api.feeder_pause(phasec_sim_api.engine); }
 
 // ---- what `math = fast` computes with: the same contracts; approximations are the library's functions ------------------

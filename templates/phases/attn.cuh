@@ -1,5 +1,5 @@
 // attn.cuh: paged decode attention. A unit is (sequence, KV head, tile of eight (token, query head) pairs, chunk of rows):
-// the grouped heads of a KV head share every row that is read. Cached rows arrive through the warps' rings, each warp its
+// the grouped heads of a KV head share every row that is read. Cached rows arrive through the ring's stages, each warp its
 // part of the chunk; this step's own rows, if they are produced in this launch, come from the workspace and never from the
 // cache. Warps merge in a tree; a tile's chunks are merged in order by the CTA that completes the last one.
 #pragma once
@@ -15,6 +15,7 @@ struct Unit {
   int first_token, tokens; ///< of the sequence in this step
   int context;             ///< rows before this step
   int row_begin, row_end;  ///< cached rows of this warp
+  int rounds;              ///< blocks of the warp that has most
   int pairs;               ///< of the tile
   bool found;
 };
@@ -53,6 +54,7 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       int begin = share(rows, u.chunk, u.chunks), length = share(rows, u.chunk + 1, u.chunks) - begin;
       // Where there are rows of this step, the last warp has them and no others.
       int warps = H::fresh_rows && H::warps > 1 && u.chunk == u.chunks - 1 ? H::warps - 1 : H::warps;
+      u.rounds = ((length + warps - 1) / warps + H::block_rows - 1) / H::block_rows;
       u.row_begin = begin + (cta.warp < warps ? share(length, cta.warp, warps) : length);
       u.row_end = begin + (cta.warp < warps ? share(length, cta.warp + 1, warps) : length);
       u.pairs = u.tokens * H::group - u.tile * kPairs;
@@ -68,36 +70,55 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
 
 template <class H> PHASEC_DEVICE int cached_blocks(const Unit &u) { return (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows; }
 
-/// Leaves the stages that warp cta.warp fills here to it.
-template <class H> PHASEC_DEVICE void lend(const Cta &cta, Cursor &c) {
+/// Every warp has items for every round of a unit, K and V.
+template <class H> PHASEC_DEVICE int items(const Unit &u) { return 2 * H::warps * u.rounds; }
+/// Items of the CTA's units. The feeder leaves them to the warps.
+template <class H> PHASEC_DEVICE int items(const Cta &cta) {
+  int n = 0;
   for (int index = cta.cta;; index += cta.ctas) {
     Unit u = unit<H>(cta, index);
-    if (!u.found) return;
-    c.issued += u32(2 * cached_blocks<H>(u));
+    if (!u.found) return n;
+    n += items<H>(u);
   }
 }
 
-/// A warp's cached rows of a unit on their way through its ring: block b is K in item 2b and V in item 2b + 1.
+/// A warp's cached rows of a unit on their way through the ring: block b is K in item 2 (b * warps + warp) and V in the one
+/// behind it.
 template <class H> struct CachedRows {
-  u32 first; ///< the ring's count before the unit
+  u32 first; ///< number of the warp's first item
   int filled, items;
 
-  PHASEC_DEVICE void open(const Ring<typename H::L> &ring, const Unit &u) {
-    first = ring.taken;
+  PHASEC_DEVICE void open(const Cta &cta, u32 unit_first, const Unit &u) {
+    first = unit_first + 2u * u32(cta.warp);
     filled = 0;
     items = 2 * cached_blocks<H>(u);
   }
-  /// Fills every stage that is free. One warp, a lane a row's address.
-  PHASEC_DEVICE void fill(const Cta &cta, const Ring<typename H::L> &ring) {
+  /// The number of item i of the warp.
+  PHASEC_DEVICE u32 number(int i) const { return first + u32(i / 2 * 2 * H::warps + i % 2); }
+  /// Fills every stage that is free, and waits for those of the first `needed` items. One warp, a lane a row's address.
+  PHASEC_DEVICE void fill(const Cta &cta, int needed) {
+    using R = Ring<typename H::L>;
     const Unit &u = shared_unit<H>(cta);
-    while (filled < items && first + u32(filled) - ring.taken < H::L::stages) {
+    while (filled < items) {
+      u32 n = number(filled);
+      if (filled < needed) R::wait_free(cta, n);
+      else if (!ptx::any(R::free(n))) return;
       int row = u.row_begin + filled / 2 * H::block_rows + cta.lane, last = u.row_end - 1;
       int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
       sequences::Rows<typename H::S> at(cta.table, u.sequence, u.head);
       const u8 *from = (const u8 *)cta.table[filled % 2 ? H::S::cache_v : H::S::cache_k] + at.offset(row < last ? row : last);
-      u32 n = first + u32(filled);
-      ptx::gather_rows(ring.stage(n), from, rows, H::row_bytes, H::row_stride, ring.barrier(n));
+      ptx::gather_rows(R::stage(n), from, rows, H::row_bytes, H::row_stride, R::full(n));
       filled++;
+    }
+  }
+  /// Items behind the warp's last: nothing comes, nothing is read, and their stages move on. One warp.
+  PHASEC_DEVICE void pass(const Cta &cta, int rounds) const {
+    using R = Ring<typename H::L>;
+    for (int i = items; i < 2 * rounds; i++) {
+      u32 n = number(i);
+      R::wait_free(cta, n);
+      if (cta.lane == 0) ptx::mbar_arrive(R::full(n));
+      R::release(cta, n);
     }
   }
 };
@@ -255,8 +276,8 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     if (cta.lane == 0) shared_unit<H>(cta) = u;
     ptx::sync_warp();
     CachedRows<H> cache;
-    cache.open(ring, u);
-    cache.fill(cta, ring); // rows older than this step wait for nothing
+    cache.open(cta, ring.first, u);
+    cache.fill(cta, 0); // rows older than this step wait for nothing
     H::await(cta, u.head);
     ptx::sync_workers(); // nobody reads the previous unit's states any more
     Core core;
@@ -275,8 +296,9 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       int row = now.row_begin + block * H::block_rows, end = now.row_end;
       const u8 *k = nullptr, *v = nullptr;
       if (block < cached) {
-        k = ring.wait(0);
-        v = ring.wait(1);
+        cache.fill(cta, 2 * block + 2);
+        k = ring.wait(cache.number(2 * block));
+        v = ring.wait(cache.number(2 * block + 1));
       } else {
         int skip = (block - cached) * H::block_rows;
         k = fresh + skip * H::row_stride;
@@ -286,10 +308,12 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       }
       core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
       if (block >= cached) continue;
-      ring.release(cta);
-      ring.release(cta);
-      cache.fill(cta, ring);
+      ring.release(cta, cache.number(2 * block));
+      ring.release(cta, cache.number(2 * block + 1));
+      cache.fill(cta, 0);
     }
+    cache.pass(cta, shared_unit<H>(cta).rounds);
+    ring.first += u32(items<H>(shared_unit<H>(cta)));
     ptx::sync_workers();
     constexpr int half = States<H>::kCount;
     float *mine = States<H>::of(cta, cta.warp % half);

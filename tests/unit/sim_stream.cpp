@@ -1,27 +1,29 @@
-// sim_stream.cpp: mbarriers and the byte stream on the sim: the rings of templates/stream.cuh, right under every seed; the
-// same rings with one thing wrong; and every contract that the engine checks.
+// sim_stream.cpp: mbarriers and the byte stream on the sim: the ring of templates/stream.cuh, right under every seed; the
+// same ring with one thing wrong; and every contract that the engine checks.
 #include "tests/unit/sim_support.h"
 
 using namespace simtest;
 
 namespace {
 
-/// What templates/stream.cuh makes of four rings of three stages of 512 bytes: each warp sums its share of the blocks, which
-/// arrive as two pieces of 240 bytes each, 256 apart.
+/// What templates/stream.cuh makes of a ring of five stages of 512 bytes: four warps draw the CTA's blocks, in two steps (the
+/// second one's blocks in slots of half of them), and sum each.
 const char *kRing = R"(
 struct L {
-  static constexpr int warps = 4, stages = 3, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
-  static constexpr int barriers_offset = 0, taken_offset = 512, feeder_tables_offset = 640, ring_offset = 1024;
+  static constexpr int warps = 4, stages = 5, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
+  static constexpr int barriers_offset = 0, reads_offset = 512, feeder_tables_offset = 640, ring_offset = 1024;
 };
 struct Program {
   static int calls(int) { return 1; }
   static int steps_begin(int) { return 0; }
-  static int steps_end(int) { return 1; }
-  static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
-    int block = cta.cta * L::warps + cta.warp + ++c.unit * cta.ctas * L::warps;
-    if (block >= int(table[1])) return false;
-    item.from = (const u8 *)table[0] + block * 480;
-    item.bytes = 480;
+  static int steps_end(int) { return 2; }
+  static int begin(const Cta &cta, int step) { return step == 0 ? 0 : share(items(cta), 1, 3); }
+  static int items(const Cta &cta) { return share(int(cta.table[1]), cta.cta + 1, cta.ctas) - share(int(cta.table[1]), cta.cta, cta.ctas); }
+  static int items(const Cta &cta, int step) { return step == 0 ? begin(cta, 1) : items(cta) - begin(cta, 1); }
+  static int block(const Cta &cta, int step, int item) { return share(int(cta.table[1]), cta.cta, cta.ctas) + begin(cta, step) + item; }
+  static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
+    to.from = (const u8 *)table[0] + block(cta, step, item) * 480;
+    to.bytes = 480;
     return true;
   }
 };
@@ -29,22 +31,29 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Args args) {
   Cta cta{};
   cta.launch_table = cta.table = args.table;
   cta.cta = ptx::cta(), cta.ctas = ptx::ctas(), cta.warp = ptx::warp(), cta.lane = ptx::lane();
-  cta.call_end = 1;
+  cta.call_end = 2;
   Ring<L> ring{};
-  if (cta.warp < L::warps) ring.open(cta);
+  ring.open(cta);
   ptx::sync_cta();
   if (cta.warp == L::warps) return stream::feed<Program, L>(cta);
-  u32 sum = 0;
-  int me = cta.cta * L::warps + cta.warp;
-  for (int block = me; block < int(args.table[1]); block += cta.ctas * L::warps) {
-    const u32 *stage = (const u32 *)ring.wait();
-    for (int i = 0; i < 4; i++) {
-      int word = (cta.lane * 7 + i * 31) % 120;
-      sum = sum * 5u + stage[word];
+  for (int step = 0; step < 2; step++) {
+    int items = Program::items(cta, step), slots = step + 1;
+    for (int slot = 0; slot < slots; slot++) {
+      int begin = share(items, slot, slots), count = share(items, slot + 1, slots) - begin;
+      ptx::sync_workers();
+      for (u32 drawn = ptx::shfl(ring.draw(cta), 0); int(drawn) < count;) {
+        u32 following = ring.draw(cta), n = ring.first + u32(begin) + drawn;
+        const u32 *stage = (const u32 *)ring.wait(n);
+        u32 sum = 0;
+        for (int i = 0; i < 4; i++) sum = sum * 5u + stage[(cta.lane * 7 + i * 31) % 120];
+        ring.release(cta, n);
+        ((u32 *)args.workspace)[Program::block(cta, step, begin + int(drawn)) * 32 + cta.lane] = sum;
+        drawn = ptx::shfl(following, 0);
+      }
+      ring.skip(count);
     }
-    ring.release(cta);
+    ring.first += u32(items);
   }
-  ((u32 *)args.workspace)[me * 32 + cta.lane] = sum;
 }
 PHASEC_KERNEL_ENTRY(k, Args)
 )";
@@ -55,15 +64,14 @@ std::vector<uint32_t> ringData(int blocks) {
   return data;
 }
 
-std::vector<uint32_t> ringExpected(const std::vector<uint32_t> &data, int blocks, int warps) {
-  std::vector<uint32_t> sums(size_t(warps) * 32);
-  for (int warp = 0; warp < warps; warp++)
+std::vector<uint32_t> ringExpected(const std::vector<uint32_t> &data, int blocks) {
+  std::vector<uint32_t> sums(size_t(blocks) * 32);
+  for (int block = 0; block < blocks; block++)
     for (int lane = 0; lane < 32; lane++)
-      for (int block = warp; block < blocks; block += warps)
-        for (int i = 0; i < 4; i++) {
-          uint32_t &sum = sums[size_t(warp * 32 + lane)];
-          sum = sum * 5u + data[size_t(block) * 120 + size_t(lane * 7 + i * 31) % 120];
-        }
+      for (int i = 0; i < 4; i++) {
+        uint32_t &sum = sums[size_t(block * 32 + lane)];
+        sum = sum * 5u + data[size_t(block) * 120 + size_t(lane * 7 + i * 31) % 120];
+      }
   return sums;
 }
 
@@ -89,16 +97,16 @@ Ran runRing(const std::string &source, uint64_t seed, int blocks, const std::vec
   struct {
     void *table, *workspace;
     int call_begin, call_end;
-  } args{nullptr, bench.put(std::vector<uint32_t>(2 * 128)), 0, 1};
+  } args{nullptr, bench.put(std::vector<uint32_t>(size_t(blocks) * 32)), 0, 2};
   args.table = bench.put(std::vector<uint64_t>{uint64_t(bench.put(ringData(blocks))), uint64_t(blocks)});
-  Status status = bench.launch(2, 160, 1024 + 4 * 3 * 512, args);
-  return {status, bench.get<uint32_t>(args.workspace, 2 * 128), bench.device->counters()};
+  Status status = bench.launch(2, 160, 1024 + 5 * 512, args);
+  return {status, bench.get<uint32_t>(args.workspace, size_t(blocks) * 32), bench.device->counters()};
 }
 
 /// How many of twenty schedules show what was changed; `report` gets the last failure's text.
 int caught(const std::string &from, const std::string &to, std::string *report = nullptr, int blocks = 37) {
   std::string source = ringSource(from, to);
-  auto expected = ringExpected(ringData(blocks), blocks, 8);
+  auto expected = ringExpected(ringData(blocks), blocks);
   int wrong = 0;
   for (uint64_t seed = 1; seed <= 20; seed++) {
     Ran ran = runRing(source, seed, blocks);
@@ -127,9 +135,9 @@ void expectFault(const std::string &body, const std::string &part) {
 
 } // namespace
 
-TEST_CASE("sim: the feeder delivers every byte to every ring, under every seed, and is counted") {
+TEST_CASE("sim: the feeder delivers every byte, whoever draws it, under every seed, and is counted") {
   for (int blocks : {37, 8, 3}) {
-    auto expected = ringExpected(ringData(blocks), blocks, 8);
+    auto expected = ringExpected(ringData(blocks), blocks);
     for (uint64_t seed = 1; seed <= 20; seed++) {
       Ran ran = runRing(ringSource(), seed, blocks);
       REQUIRE_MESSAGE(ran.status.ok(), ran.status.text());
@@ -152,13 +160,13 @@ TEST_CASE("sim: every host compiler makes an object with the same results") {
     CHECK_MESSAGE(object->log.empty(), object->log);
     Ran ran = runRing("", 7, 21, &object->image);
     REQUIRE_MESSAGE(ran.status.ok(), ran.status.text());
-    CHECK(ran.sums == ringExpected(ringData(21), 21, 8));
+    CHECK(ran.sums == ringExpected(ringData(21), 21));
   }
 }
 
 TEST_CASE("sim: a reader that does not wait for its stage reads garbage, under every seed") {
   // Either the garbage shows, or the CTA ends before its bytes have landed.
-  CHECK(caught("ptx::stream_wait(full + n % L::stages, (n / L::stages) & 1u);", "") == 20);
+  CHECK(caught("ptx::stream_wait(full(n), (n / L::stages) & 1u);", "") == 20);
 }
 
 TEST_CASE("sim: a reader that takes the first lap's parity for every lap") {
@@ -166,28 +174,36 @@ TEST_CASE("sim: a reader that takes the first lap's parity for every lap") {
 }
 
 TEST_CASE("sim: a feeder that refills a stage too early") {
-  CHECK(caught("ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages", "ptx::poll(Ring<L>::published(cta, cta.warp)) <= L::stages") >= 18);
-  CHECK(caught("bool mine = ready && cursor.issued - ptx::poll(Ring<L>::published(cta, cta.warp)) < L::stages;", "bool mine = ready;") == 20);
+  CHECK(caught("return ptx::load_shared_acquire(reads(n)) == n / L::stages;", "return ptx::load_shared_acquire(reads(n)) + 1u >= n / L::stages;") >= 18);
+  CHECK(caught("bool mine = ready && R::free(cursor.next);", "bool mine = ready;") == 20);
+}
+
+TEST_CASE("sim: a reader that trusts a parity while its stage still has an earlier item") {
+  CHECK(caught("    while (!free(n)) ptx::spin_pause();\n    ptx::stream_wait", "    ptx::stream_wait", nullptr, 400) >= 10);
+}
+
+TEST_CASE("sim: a slot that begins with the draws of the one before") {
+  CHECK(caught("drawn += u32(items + L::warps);", "drawn += u32(items);") == 20);
 }
 
 TEST_CASE("sim: a stage that is published before all lanes have read it") {
-  CHECK(caught("    ptx::sync_warp();\n    taken++;", "    taken++;", nullptr, 1000) >= 18);
+  CHECK(caught("    ptx::sync_warp();\n    if (cta.lane == 0) ptx::publish", "    if (cta.lane == 0) ptx::publish", nullptr, 1000) >= 18);
 }
 
 TEST_CASE("sim: a stage that is never published leaves the feeder polling, and the report says who waits") {
   std::string report;
-  CHECK(caught("if (cta.lane == 0) ptx::publish(published(cta, cta.warp), taken);", "", &report) == 20);
-  CHECK_MESSAGE(contains(report, "mbarrier"), report);
+  CHECK(caught("if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);", "", &report) == 20);
+  CHECK_MESSAGE(contains(report, "counter"), report);
   CHECK_MESSAGE(contains(report, "warp 4"), report);
 }
 
 TEST_CASE("sim: a feeder that leaves out bytes") {
   std::string report;
-  CHECK(caught("item.from, item.bytes, bar);", "item.from, item.bytes - 16, bar);", &report) == 20);
+  CHECK(caught("item.from, item.bytes, R::full(cursor.next));", "item.from, item.bytes - 16, R::full(cursor.next));", &report) == 20);
   CHECK_MESSAGE(contains(report, "still expects 16 bytes"), report);
 }
 
-TEST_CASE("sim: lanes fill rings of their own in one call") {
+TEST_CASE("sim: lanes fill stages of their own in one call") {
   const char *body = R"(
 PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {
   u8 *shared = ptx::shared_base();

@@ -4,22 +4,23 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 0; // ctas 0: a launch value
-  static constexpr int stages = 2, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 101376, units_offset = 101632, taken_offset = 101760, step_offset = 101888,
-      table_offset = 102144, feeder_tables_offset = 102296, fold_offset = 103552,
-      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 111744,
-      tile_offset = 112000, scratch_offset = 117632, operand_offset = 117760; // shared memory, 143744 bytes
-  static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, calls = 12, instance_counter = 3;
+  static constexpr int stages = 32, stage_bytes = 4608;
+  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
+      table_offset = 148352, feeder_tables_offset = 148504, owed_offset = 149112, left_offset = 149440,
+      fold_offset = 150144, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 158336,
+      tile_offset = 158592, scratch_offset = 164224, operand_offset = 164352; // shared memory, 190336 bytes
+  static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
+      instance_counter = 3, owed_words = 8;
 };
 // ---- layer @attention ----
 // counter: %q qkv -> %a attn (readers need one slice each: the heads of a KV head)
-struct Event0_attention {
+struct Event0_attention : Launch {
   static constexpr bool grid = false;
   static constexpr int counter = 4, slices = 3;
   PHASEC_DEVICE static int arrivals(int) { return 8; }
 };
 // counter: %a attn -> %h gather (readers need one slice each: the KV head that a slot multiplies)
-struct Event1_attention {
+struct Event1_attention : Launch {
   static constexpr bool grid = false;
   static constexpr int counter = 7, slices = 3;
   PHASEC_DEVICE static int arrivals(int) { return 16; }
@@ -48,7 +49,7 @@ struct Qkv0_attention : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Qkv0_attentionKv {
-  static constexpr int step_offset = 101888;
+  static constexpr int step_offset = 148096;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Qkv0_attentionOut : Launch {
@@ -63,20 +64,20 @@ struct Qkv0_attentionOut : Launch {
   using QNorm = Absent;
   using KNorm = Absent;
   using Rope = Bound<float, 6>;
-  PHASEC_DEVICE static void signal(const Cta &cta, int kv_head) { event::arrive_warp<Event0_attention>(cta, kv_head, 1u); }
+  PHASEC_DEVICE static void signal(const Cta &cta, int kv_head) { event::owe<Event0_attention>(cta, kv_head, 1u); }
 };
 // %a = attn %q, %kv
 struct Attn1_attentionKv {
-  static constexpr int step_offset = 101888;
+  static constexpr int step_offset = 148096;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
-  static constexpr int queries_offset = 117760, states_offset = 118784, units_shared_offset = 102904, state_floats = 1040;
+  static constexpr int queries_offset = 164352, states_offset = 165376, units_shared_offset = 149504, state_floats = 1040;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32, token_tiles = 1;
-  static constexpr int kv_splits = 44, chunk_rows = 160, block_rows = 16, kv_scales = -1, elections = 10;
+  static constexpr int kv_splits = 44, chunk_rows = 160, block_rows = 16, kv_scales = -1, elections = 11;
   static constexpr bool fresh_rows = true;
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }
   static constexpr bool gated = false;
@@ -108,13 +109,13 @@ struct Wo2_attention : Launch {
 struct Wo2_attentionOut : Launch {
   using Residual = Bound<bf16, 5>;
   using Y = Bound<bf16, 18>;
-  PHASEC_DEVICE static void signal(const Cta &cta) { launch::leave<Launch>(cta); }
+  PHASEC_DEVICE static void signal(const Cta &cta) { event::owe<launch::Leave<Launch>>(cta, 0, 1u); }
 };
 // ---- layer @mlp ----
 // counter: %u fc1 -> %y fc2 (readers need one slice each: the columns that a slot multiplies)
-struct Event0_mlp {
+struct Event0_mlp : Launch {
   static constexpr bool grid = false;
-  static constexpr int counter = 34, slices = 1;
+  static constexpr int counter = 10, slices = 1;
   PHASEC_DEVICE static int arrivals(int) { return 22; }
 };
 // %u = fc1 %hn, %w_gate_up
@@ -145,7 +146,7 @@ struct Fc10_mlpOut : Launch {
   using Act = fc1::GeluTanh;
   PHASEC_DEVICE static void signal(const Cta &cta, int) {
     int slice = 0;
-    event::arrive_warp<Event0_mlp>(cta, slice, 1u);
+    event::owe<Event0_mlp>(cta, slice, 1u);
   }
 };
 // %y = fc2 %u, %w_down, %h
@@ -170,7 +171,7 @@ struct Fc21_mlp : Launch {
 struct Fc21_mlpOut : Launch {
   using Residual = Bound<bf16, 5>;
   using Y = Bound<bf16, 10>;
-  PHASEC_DEVICE static void signal(const Cta &cta) { launch::leave<Launch>(cta); }
+  PHASEC_DEVICE static void signal(const Cta &cta) { event::owe<launch::Leave<Launch>>(cta, 0, 1u); }
 };
 // per instance: body, its occurrence, first call, arrivals so far by row tiles and by whole CTAs
 PHASEC_TABLE int instance_table[][5] = {{0, 0, 0, 6, 0}, {1, 0, 4, 12, 0}, {0, 1, 6, 18, 0}, {1, 1, 10, 24, 0}};
@@ -192,20 +193,31 @@ struct Program {
     default: break;
     }
   }
-  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
-    switch (c.step) {
-    case 0: return gemv::next<Qkv0_attention>(cta, table, c, item);
-    case 1: attn::lend<Attn1_attention>(cta, c); break;
-    case 2: return gemv::next<Wo2_attention>(cta, table, c, item);
-    case 3: return gemv::next<Fc10_mlp>(cta, table, c, item);
-    case 4: return gemv::next<Fc21_mlp>(cta, table, c, item);
+  PHASEC_DEVICE static int items(const Cta &cta, int step) {
+    switch (step) {
+    case 0: return gemv::items<Qkv0_attention>(cta);
+    case 1: return attn::items<Attn1_attention>(cta);
+    case 2: return gemv::items<Wo2_attention>(cta);
+    case 3: return gemv::items<Fc10_mlp>(cta);
+    case 4: return gemv::items<Fc21_mlp>(cta);
     }
-    return false;
+    return 0;
+  }
+  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
+    switch (step) {
+    case 0: gemv::fetch<Qkv0_attention>(cta, table, item, to); break;
+    case 2: gemv::fetch<Wo2_attention>(cta, table, item, to); break;
+    case 3: gemv::fetch<Fc10_mlp>(cta, table, item, to); break;
+    case 4: gemv::fetch<Fc21_mlp>(cta, table, item, to); break;
+    default: return false; // attention fills its stages itself
+    }
+    return true;
   }
   // @attention
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
     if (cta.runs(call + 0)) { // %q = qkv %xn, %w_qkv, %kv
       gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta, ring, folded);
+      event::settle<Qkv0_attention, Event0_attention>(cta);
     }
     // counter: %q qkv -> %a attn
     if (cta.runs(call + 1)) { // %a = attn %q, %kv
@@ -217,16 +229,19 @@ struct Program {
     }
     if (cta.runs(call + 3)) { // its slots
       gemv::finish_tiles<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta);
+      event::settle<Wo2_attention, launch::Leave<Launch>>(cta);
     }
   }
   // @mlp
   PHASEC_DEVICE static void body1(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
     if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
       gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta, ring, folded);
+      event::settle<Fc10_mlp, Event0_mlp>(cta);
     }
     // counter: %u fc1 -> %y fc2
     if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
       gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring, folded);
+      event::settle<Fc21_mlp, launch::Leave<Launch>>(cta);
     }
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int instance) {

@@ -4,16 +4,17 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 0; // ctas 0: a launch value
-  static constexpr int stages = 2, stage_bytes = 9216;
-  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203008, taken_offset = 203136, step_offset = 203264,
-      table_offset = 203520, feeder_tables_offset = 203616, fold_offset = 204544,
-      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 212736,
-      tile_offset = 212992, scratch_offset = 218624, operand_offset = 218752; // shared memory, 221952 bytes
-  static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, calls = 2, instance_counter = 3;
+  static constexpr int stages = 32, stage_bytes = 4608;
+  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
+      table_offset = 148352, feeder_tables_offset = 148448, owed_offset = 148832, left_offset = 148968,
+      fold_offset = 149632, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 157824,
+      tile_offset = 158080, scratch_offset = 163712, operand_offset = 163840; // shared memory, 167040 bytes
+  static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
+      instance_counter = 3, owed_words = 2;
 };
 // ---- layer @tiny_mlp_only ----
 // counter: %u fc1 -> %y fc2 (readers need one slice each: the columns that a slot multiplies)
-struct Event0 {
+struct Event0 : Launch {
   static constexpr bool grid = false;
   static constexpr int counter = 4, slices = 1;
   PHASEC_DEVICE static int arrivals(int) { return 21; }
@@ -46,7 +47,7 @@ struct Fc10Out : Launch {
   using Act = fc1::GeluTanh;
   PHASEC_DEVICE static void signal(const Cta &cta, int) {
     int slice = 0;
-    event::arrive_warp<Event0>(cta, slice, 1u);
+    event::owe<Event0>(cta, slice, 1u);
   }
 };
 // %y = fc2 %u, %w_down, %h
@@ -71,7 +72,7 @@ struct Fc21 : Launch {
 struct Fc21Out : Launch {
   using Residual = Bound<bf16, 5>;
   using Y = Bound<bf16, 11>;
-  PHASEC_DEVICE static void signal(const Cta &cta) { launch::leave<Launch>(cta); }
+  PHASEC_DEVICE static void signal(const Cta &) { }
 };
 struct Program {
   PHASEC_DEVICE static int calls(int) { return 1; }
@@ -85,17 +86,26 @@ struct Program {
     default: break;
     }
   }
-  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
-    switch (c.step) {
-    case 0: return gemv::next<Fc10>(cta, table, c, item);
-    case 1: return gemv::next<Fc21>(cta, table, c, item);
+  PHASEC_DEVICE static int items(const Cta &cta, int step) {
+    switch (step) {
+    case 0: return gemv::items<Fc10>(cta);
+    case 1: return gemv::items<Fc21>(cta);
     }
-    return false;
+    return 0;
+  }
+  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
+    switch (step) {
+    case 0: gemv::fetch<Fc10>(cta, table, item, to); break;
+    case 1: gemv::fetch<Fc21>(cta, table, item, to); break;
+    default: return false; // attention fills its stages itself
+    }
+    return true;
   }
   // @tiny_mlp_only
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
     if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
       gemv::run<Fc10, fc1::Finish<Fc10Out>>(cta, ring, folded);
+      event::settle<Fc10, Event0>(cta);
     }
     // counter: %u fc1 -> %y fc2
     if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h

@@ -4,16 +4,17 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 32;
-  static constexpr int stages = 2, stage_bytes = 9216;
-  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203008, taken_offset = 203136, step_offset = 203264,
-      table_offset = 203520, feeder_tables_offset = 203600, fold_offset = 204544,
-      fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 212736,
-      tile_offset = 212992, scratch_offset = 218624, operand_offset = 218752; // shared memory, 220928 bytes
-  static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, calls = 2, instance_counter = 3;
+  static constexpr int stages = 32, stage_bytes = 4608;
+  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
+      table_offset = 148352, feeder_tables_offset = 148432, owed_offset = 148752, left_offset = 148888,
+      fold_offset = 149632, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 157824,
+      tile_offset = 158080, scratch_offset = 163712, operand_offset = 163840; // shared memory, 166016 bytes
+  static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
+      instance_counter = 3, owed_words = 2;
 };
 // ---- layer @tiny_wo_harness ----
 // grid: %p wo -> %h gather (written)
-struct Event0 {
+struct Event0 : Launch {
   static constexpr bool grid = true;
   static constexpr int counter = 4, slices = 1;
   PHASEC_DEVICE static int arrivals(int) { return 0; }
@@ -61,11 +62,18 @@ struct Program {
     default: break;
     }
   }
-  PHASEC_DEVICE static bool next(const Cta &cta, const u64 *table, Cursor &c, Item &item) {
-    switch (c.step) {
-    case 0: return gemv::next<Wo0>(cta, table, c, item);
+  PHASEC_DEVICE static int items(const Cta &cta, int step) {
+    switch (step) {
+    case 0: return gemv::items<Wo0>(cta);
     }
-    return false;
+    return 0;
+  }
+  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
+    switch (step) {
+    case 0: gemv::fetch<Wo0>(cta, table, item, to); break;
+    default: return false; // attention fills its stages itself
+    }
+    return true;
   }
   // @tiny_wo_harness
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {

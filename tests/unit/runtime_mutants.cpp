@@ -77,7 +77,7 @@ const Mutant kMutants[] = {
     {"stream.cuh", "ptx::stream_wait(full(n), (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
     {"stream.cuh", "bool mine = ready && R::free(cursor.next);", "bool mine = ready;", "deep", "wo_split=2 warps=2 ring=4"},
     {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);", "", "deep", "wo_split=2 warps=2 ring=4", 4, "deadlock"},
-    {"stream.cuh", "drawn += u32(items + L::warps);", "drawn += u32(items);", "deep", "wo_split=2"},
+    {"stream.cuh", "drawn += u32(items + L::warps);", "drawn += u32(items);", "tiny_qwen35_27b", "", 4, "deadlock"},
     {"phases/attn.cuh", "      ring.release(cta, cache.number(2 * block + 1));\n", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "        v = ring.wait(cache.number(2 * block + 1));\n", "        v = ring.wait(cache.number(2 * block));\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "    cache.pass(cta, shared_unit<H>(cta).rounds);\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
@@ -107,7 +107,8 @@ const Mutant kMutants[] = {
     // synchronisation inside a CTA
     {"gemv.cuh", "    ptx::sync_workers();\n    int k0", "    int k0", "deep", "wo_split=2"},
     {"gemv.cuh", "    ptx::sync_workers(); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
-    {"phases/attn.cuh", "    ptx::sync_workers();\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "    ptx::sync_workers();\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_qwen35_27b", ""},
+    {"phases/attn.cuh", "    ptx::sync_workers();\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_llama31_8b", "", 7},
     {"phases/attn.cuh", "    ptx::sync_workers();\n    merge<H>", "    merge<H>", "tiny_attn_only", ""},
     {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "tall", "warps=15", 1},
     // what may be written

@@ -165,6 +165,12 @@ PHASEC_DEVICE u32 add_shared(u32 *counter, u32 n) {
                : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))), "r"(n) : "memory");
   return v;
 }
+/// The value of a word that other warps change; orders nothing.
+PHASEC_DEVICE u32 peek_shared(const u32 *counter) {
+  u32 v;
+  asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))) : "memory");
+  return v;
+}
 /// Takes a number from a counter in shared memory; orders nothing.
 PHASEC_DEVICE u32 draw(u32 *counter) {
   u32 v;
@@ -205,8 +211,8 @@ PHASEC_DEVICE void mbar_wait(u64 *bar, u32 parity) {
 PHASEC_DEVICE void stream_wait(u64 *bar, u32 parity) { mbar_wait(bar, parity); }
 
 // ---- the byte stream --------------------------------------------------------------------------------------------------
-// One warp fills the stages of many rings: each lane that says `mine` opens a stage of its own ring with its bytes, copies
-// them into it, and commits it. All lanes call. A stage's mbarrier is initialised with one arrival and completes one phase
+// One warp fills many stages at once: each lane that says `mine` opens a stage of its own with its bytes, copies them into
+// it, and commits it. All lanes call. A stage's mbarrier is initialised with one arrival and completes one phase
 // when all bytes have landed. Source, destination and size are multiples of 16.
 PHASEC_DEVICE void stream_expect(bool mine, u64 *bar, u32 bytes) {
 #if PHASEC_SM >= 90
@@ -231,7 +237,7 @@ PHASEC_DEVICE void stream_copy(bool mine, void *to, const void *from, u32 bytes,
   }
 #endif
 }
-/// The stage's mbarrier waits for this warp's copies so far, and takes the stage's arrival.
+/// Without bulk copies: the stage's mbarrier waits for this warp's copies so far, and takes the stage's arrival.
 PHASEC_DEVICE void copies_arrive(u32 bar) {
   asm volatile("cp.async.mbarrier.arrive.shared.b64 [%0];" ::"r"(bar) : "memory");
   __syncwarp();
@@ -243,8 +249,16 @@ PHASEC_DEVICE void stream_commit(bool mine, u64 *bar) {
     copies_arrive(__shfl_sync(0xffffffffu, shared_address(bar), __ffs(int(lanes)) - 1));
 #endif
 }
-/// Fills a stage with `rows` rows of `bytes`, `stride` bytes apart in the stage; lane r has the address of row r. One warp.
+/// Fills a stage with `rows` (1 to 32) rows of `bytes`, `stride` bytes apart in the stage; lane r has the address of row r.
+/// One warp.
 PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride, u64 *bar) {
+#if PHASEC_SM >= 90
+  stream_expect(lane() == 0, bar, u32(rows * bytes));
+  __syncwarp(); // the barrier expects the bytes before the first of them lands
+  if (lane() < rows)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to) + u32(lane() * stride)), "l"(from), "r"(bytes), "r"(shared_address(bar)) : "memory");
+#else
   int words = bytes / 16;
   for (int i = lane(); i - lane() < rows * words; i += 32) {
     int row = i / words, word = i % words;
@@ -254,6 +268,7 @@ PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int 
                    "l"(source + word * 16) : "memory");
   }
   copies_arrive(shared_address(bar));
+#endif
 }
 /// How often a stage has been read. A release at CTA scope, so that who sees it may refill the stage.
 PHASEC_DEVICE void publish(u32 *count, u32 v) {

@@ -49,11 +49,15 @@ template <class L> struct Ring {
   PHASEC_DEVICE u32 draw(const Cta &cta) const { return cta.lane == 0 ? ptx::draw(draws()) - drawn : 0u; }
   /// The draws of `items` items are over.
   PHASEC_DEVICE void skip(int items) { drawn += u32(items + L::warps); }
-  /// Item n, once its bytes have landed. Warps draw in order but land where they land: before the item that has the stage
-  /// before n is read, the barrier's parity may be that of an earlier one.
+  /// Item n, once its bytes have landed. A warp may draw far ahead of one that is slow: while the stage still belongs to an
+  /// earlier item, the barrier's parity says nothing about n. That is rare, so it is looked at beside the wait.
   PHASEC_DEVICE static const u8 *wait(u32 n) {
-    while (!free(n)) ptx::spin_pause();
+    u32 lap = ptx::peek_shared(reads(n));
     ptx::stream_wait(full(n), (n / L::stages) & 1u);
+    if (lap != n / L::stages) {
+      while (!free(n)) ptx::spin_pause();
+      ptx::mbar_wait(full(n), (n / L::stages) & 1u);
+    }
     return stage(n);
   }
   /// Waits until item n may be filled. One warp.

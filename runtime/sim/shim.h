@@ -141,6 +141,7 @@ inline u32 load_acquire(const u32 *counter) { return phasec_sim_api.load_acquire
 inline u32 add_acq_rel(u32 *counter, u32 n) { return phasec_sim_api.add_acq_rel(phasec_sim_api.engine, counter, n); }
 inline void store_relaxed(u32 *counter, u32 n) { phasec_sim_api.store_relaxed(phasec_sim_api.engine, counter, n); }
 inline u32 add_shared(u32 *counter, u32 n) { return phasec_sim_api.add_shared(phasec_sim_api.engine, counter, n); }
+inline u32 peek_shared(const u32 *counter) { return *static_cast<const volatile u32 *>(counter); }
 inline u32 draw(u32 *counter) { return add_shared(counter, 1u); }
 inline u32 load_shared_acquire(const u32 *counter) { return phasec_sim_api.load_shared_acquire(phasec_sim_api.engine, counter); }
 /// The tag is a counter to the engine, so that who waits for it is woken; the float is there before it.

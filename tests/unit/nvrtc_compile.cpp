@@ -221,7 +221,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   mma_f16(c, a, pair, brain);
   mma_bf16(c, a, brain, pair);
   store_tagged((u64 *)g + thread(), c[0] + c[1] + c[2] + c[3], u32(load_tagged((const u64 *)g)));
-  if (lane() == 0) publish((u32 *)(shared + 64), draw((u32 *)(shared + 64)));
+  if (lane() == 0) publish((u32 *)(shared + 64), draw((u32 *)(shared + 64)) + peek_shared((const u32 *)(shared + 64)));
   if (thread() == 0) {
     arrive_release(g, 1);
     while (load_acquire(g) < u32(ctas())) spin_pause();

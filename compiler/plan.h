@@ -3,8 +3,8 @@
 //
 // How a GEMV is cut. A weight image is row tiles of 16 rows; a tile is a run of granules of 64 k. K is cut into slots (for
 // wo: kv_heads * wo_split, by the wo_split formula; elsewhere as many as the operand's shared memory needs); a slot is cut
-// into segments, each the bytes of one ring stage. A unit is (slot, row tile); CTAs own units, and the segments of a CTA's
-// units go to its warps in turn. A segment's result is one float per row and token; a slot is the left fold of its
+// into segments, each the bytes of one ring stage. A unit is (slot, row tile); CTAs own units, and a CTA's warps draw the
+// segments of its units in order. A segment's result is one float per row and token; a slot is the left fold of its
 // segments, times the weight's scale; a row is the left fold of its slots. Nothing of this depends on the CTA count.
 #pragma once
 

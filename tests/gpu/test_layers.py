@@ -114,6 +114,10 @@ def unexplained(layer, math, text):
     return [p for p in places if not any(begin <= p < end for begin, end in plan["counted"])], len(places)
 
 
+MORE = {"racecheck": ["--racecheck-report", "hazard"],
+        "synccheck": ["--num-cuda-barriers", "8192"]}  # every stage of every CTA has one; the tool follows fewer by itself
+
+
 def sanitized():
     tool = shutil.which("compute-sanitizer")
     if not tool:
@@ -122,8 +126,7 @@ def sanitized():
 
     def check(job):
         layer, kind, math = job
-        words = [tool, "--tool", kind, "--error-exitcode", "9", *(["--racecheck-report", "hazard"] if kind == "racecheck" else []),
-                 PHASEC, "run", str(LAYERS / f"{layer}.phase"), "--device", "cuda", "--set", f"math={math}", "--check", "--tokens", "3",
+        words = [tool, "--tool", kind, "--error-exitcode", "9", *MORE.get(kind, []), PHASEC, "run", str(LAYERS / f"{layer}.phase"), "--device", "cuda", "--set", f"math={math}", "--check", "--tokens", "3",
                  "--contexts", "1,65"]
         try:
             done = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=200)

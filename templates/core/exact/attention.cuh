@@ -99,10 +99,7 @@ template <class H> struct Attention {
     Group p[count];
 #pragma unroll
     for (int w = 0; w < count; w++) p[w] = load(states + w * H::state_floats, i);
-#pragma unroll
-    for (int n = count; n > 1; n = (n + 1) / 2)
-#pragma unroll
-      for (int w = 0; w < n / 2; w++) append(p[w], p[w + (n + 1) / 2]);
+    halve<count>(p);
     return p[0];
   }
   /// The states of a tile's chunks, merged in order.
@@ -123,6 +120,15 @@ template <class H> struct Attention {
   PHASEC_DEVICE static attn::Part part(const Group &p, int) { return p; }
 
 private:
+  /// Merges N states into the first, from the middle on.
+  template <int N, int Count> PHASEC_DEVICE static void halve(Group (&p)[Count]) {
+    if constexpr (N > 1) {
+      constexpr int half = (N + 1) / 2;
+#pragma unroll
+      for (int w = 0; w < N / 2; w++) append(p[w], p[w + half]);
+      halve<half>(p);
+    }
+  }
   PHASEC_DEVICE static Group load(const float *state, int i) {
     const float *head = state + i / H::head_dim * 2;
     return Group{head[0], head[1], state[attn::States<H>::kHead + i]};

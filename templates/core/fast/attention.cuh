@@ -192,7 +192,7 @@ template <class H> struct Attention {
     Group group;
     group.clear();
 #pragma unroll 1
-    for (int c = 0; c < count; c += 8) group.template append<8>(chunks + c * H::state_floats, i, count - c);
+    for (int c = 0; c < count; c += 4) group.template append<4>(chunks + c * H::state_floats, i, count - c);
     return group;
   }
   PHASEC_DEVICE static void store(const Group &group, float *to, int i) {

@@ -49,6 +49,7 @@ public:
     const Schedule &s = plan_.schedule;
     // With the feeder a multiple of four: the SM's schedulers.
     std::vector<int> warps = {11, 15, 7, 3, 1};
+    if (!plan_.target->bulk_copy) warps = {7, 11, 15, 3, 1}; // copying takes registers, and eleven warps would spill some
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     std::vector<int> stages = {32, 24, 20, 16, 12, 8, 6, 4, 3, 2};
     if (int64_t r = s.integer("ring")) {

@@ -126,8 +126,8 @@ def sanitized():
 
     def check(job):
         layer, kind, math = job
-        words = [tool, "--tool", kind, "--error-exitcode", "9", *MORE.get(kind, []), PHASEC, "run", str(LAYERS / f"{layer}.phase"), "--device", "cuda", "--set", f"math={math}", "--check", "--tokens", "3",
-                 "--contexts", "1,65"]
+        words = [tool, "--tool", kind, "--error-exitcode", "9", *MORE.get(kind, []), PHASEC, "run", str(LAYERS / f"{layer}.phase"),
+                 "--device", "cuda", "--set", f"math={math}", "--check", "--tokens", "3", "--contexts", "1,65"]
         try:
             done = subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=200)
         except subprocess.TimeoutExpired:

@@ -20,6 +20,21 @@ NOTHING = "No results are committed yet: `tests/bench/results` is empty."
 
 
 # --- One file of results -------------------------------------------------------------------------------------------------
+def portable(text):
+    """A file or a command without the places of the machine: paths inside the source tree begin there, others keep their name,
+    and so does the program."""
+    root = README.parent
+
+    def word(w):
+        path = pathlib.PurePosixPath(w)
+        if not path.is_absolute():
+            return w
+        return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
+    first, *rest = text.split(" ")
+    return " ".join([pathlib.PurePosixPath(first).name if rest else word(first), *map(word, rest)])
+
+
 def join(folder, out):
     reports = {}
     for path in sorted(folder.glob("*.json")):
@@ -28,7 +43,7 @@ def join(folder, out):
         except ValueError as error:
             sys.exit(f"{path}: no JSON ({error}); was it cut off?")
         if document.get("schema") == "phasec.bench/1":
-            reports[path.stem] = document
+            reports[path.stem] = document | {name: portable(document[name]) for name in ("command", "file") if name in document}
     if not reports:
         sys.exit(f"{folder}: no report of phasec bench in it")
     commit = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()

@@ -48,6 +48,18 @@ class TableTest(unittest.TestCase):
         r = self.results(qwen35_27b=report(row(1, 50, 0.9, resources={"kernels": [{"spill_store_bytes": 0, "spill_load_bytes": 4, "local_bytes": 0}]})))
         self.assertEqual(table.spilled(r), 4)
 
+    def test_results_name_no_place_of_the_machine(self):
+        layer = table.README.parent / "examples" / "layers" / "mlp_only.phase"
+        document = report(row(1, 50, 0.9)) | {"command": f"{table.README.parent}/build/phasec bench {layer} -o /some/where/a.json --tokens 1", "file": str(layer)}
+        run = self.results(a=document).runs["a"]
+        self.assertEqual(run["command"], "phasec bench examples/layers/mlp_only.phase -o a.json --tokens 1")
+        self.assertEqual(run["file"], "examples/layers/mlp_only.phase")
+
+    def test_committed_results_name_none_either(self):
+        for path in (SOURCE / "tests" / "bench" / "results").glob("*.json"):
+            for run in json.loads(path.read_text())["runs"].values():
+                self.assertEqual([w for w in (run["command"] + " " + run["file"]).split() if w.startswith("/")], [], path.name)
+
     def test_what_failed_is_no_figure(self):
         bad = row(1, 50, 0.9, error="no memory\nmore", layer_us=None)
         r = self.results(qwen35_27b=report(bad, row(8, 57, 0.8)))

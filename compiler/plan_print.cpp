@@ -281,14 +281,6 @@ std::string planJson(const Plan &plan, const ir::Module &module) {
     j.attribute("ctas_pinned", plan.ctas_pinned);
     j.attribute("wo_split", plan.schedule.integer("wo_split"));
     j.attribute("shared_bytes", plan.shared.bytes);
-    j.attributeArray("counted", [&] { // shared memory that warps hand over by counters: [begin, end)
-      const SharedLayout &l = plan.shared;
-      for (auto [begin, end] : {std::pair{l.reads, l.step}, {l.owed, l.attention_units}, {l.fold, l.fold_sync}})
-        j.array([&] {
-          j.value(begin);
-          j.value(end);
-        });
-    });
     j.attribute("workspace_bytes", plan.workspace_bytes);
     j.attributeObject("stream", [&] {
       j.attribute("stages", plan.stream.stages);

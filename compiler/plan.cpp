@@ -181,10 +181,13 @@ private:
 
   int64_t tileBytes(const Geometry &geometry) const { return align(int64_t(geometry.warps) * plan_.tokens_max * kTileRows * 4, 128); }
   int64_t tableBytes() const { return int64_t(plan_.table_entries) * 8; }
-  /// Events do not exist yet: at most one between two steps, with a slice per KV head or slot.
+  /// Events do not exist yet: at most one before each step, or those that are written, with a slice per KV head or slot.
   int64_t owedBytes() const {
     int64_t words = 1;
-    for (const Body &b : plan_.bodies) words += int64_t(b.steps.size()) * std::max<int64_t>(kSlotsMax, module_.layers[b.layer].dim("kv_heads"));
+    for (const Body &b : plan_.bodies) {
+      const ir::Layer &layer = module_.layers[b.layer];
+      words += int64_t(std::max(b.steps.size(), layer.events.size())) * std::max<int64_t>(kSlotsMax, layer.dim("kv_heads"));
+    }
     return align(words * 4, 8);
   }
   int64_t leftBytes() const { return unitsBytes() / 2; }

@@ -27,9 +27,13 @@ int64_t stateBytes(const Attention &a, int warps, int tokens) {
   return std::max<int64_t>(4 * a.state_floats * ((warps + 1) / 2), 2 * a.row_stride * tokens);
 }
 
+/// Columns of a team's B operand per token (templates/weights), of which a step may have kColumnsMax; 0: multiplied by warps.
+constexpr int kColumnsMax = 32;
+int tokenColumns(ir::Format format) { return format == ir::Format::nvfp4 ? 8 : format == ir::Format::fp8_e4m3 ? 2 : 0; }
+
 /// The geometry that is tried: everything else follows from it.
 struct Geometry {
-  int warps, stages;
+  int warps, team, stages;
   int64_t stage_bytes;
   int fold_buffers_min; ///< units whose sums are under way at once
 };
@@ -47,9 +51,10 @@ public:
 
   Status run() {
     const Schedule &s = plan_.schedule;
-    // With the feeder a multiple of four: the SM's schedulers.
+    // With the feeders a multiple of four: the SM's schedulers.
     std::vector<int> warps = {11, 15, 7, 3, 1};
     if (!plan_.target->bulk_copy) warps = {7, 11, 15, 3, 1}; // copying takes registers, and eleven warps would spill some
+    if (teams()) warps = {12, 8, 4, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     std::vector<int> stages = {32, 24, 20, 16, 12, 8, 6, 4, 3, 2};
     if (int64_t r = s.integer("ring")) {
@@ -57,7 +62,7 @@ public:
       stages = {int(r)};
     }
     for (int w : warps)
-      if (longest(w, stages, w + w / 2) || longest(w, stages, 2)) return {};
+      if (longest(w, stages, w + w / 2) || longest(w, stages, 2 * team(w))) return {};
     return Status::input("this schedule needs more shared memory than " + std::string(plan_.target->name) + " has (" +
                          std::to_string(plan_.target->shared_bytes_max) + " bytes per CTA); set a larger wo_split, fewer warps, " +
                          "a shorter ring or a smaller tokens_max");
@@ -71,14 +76,27 @@ private:
     for (int64_t granules : stageGranules())
       for (int r : stages) {
         if (r < least && stages.size() > 1) break;
-        for (int buffers : {4, 2}) {
-          Geometry g{warps, r, std::max(granules * kStageUnit, leastStage()), buffers};
+        for (int buffers : {team(warps) > 1 ? 8 : 4, team(warps) > 1 ? 4 : 2}) {
+          Geometry g{warps, team(warps), r, std::max(granules * kStageUnit, leastStage()), buffers};
           if (!fits(g) || (best && stagedSlots() >= best->first)) continue;
           best = {stagedSlots(), g};
           if (best->first == stagedGemvs()) return true; // as `g` has just been fitted
         }
       }
     return best && fits(best->second);
+  }
+
+  /// Warps multiply in teams of four where the target can, weights have to be unpacked otherwise, and the tokens fit.
+  int team(int warps) const {
+    int64_t ring = plan_.schedule.integer("ring"); // all of a team hold a stage at once
+    return teams() && warps % 4 == 0 && (ring == 0 || ring >= 4) ? 4 : 1;
+  }
+  bool teams() const {
+    if (!plan_.target->warpgroup_mma || !unpacks()) return false;
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps)
+        if (s.gemv.rows && tokenColumns(s.gemv.format) * plan_.tokens_max > kColumnsMax) return false;
+    return true;
   }
 
   /// In NVFP4 granules. Weights that need no unpacking pass quickly: longer stages, fewer draws.
@@ -118,7 +136,17 @@ private:
     return align(least, 128);
   }
 
-  int64_t operandBytes(const Gemv &g) const { return align(int64_t(plan_.tokens_max) * g.operand_stride * 2, 128); }
+  /// 16-bit rows per token, or a team's pairs: templates/core/fast/pairs.cuh, columns in groups of eight, of which it multiplies
+  /// one, two or four. Warps of a team that have no row tile read as much as a stage from it.
+  int64_t operandBytes(const Gemv &g, const Geometry &geometry) const {
+    int64_t bytes = int64_t(plan_.tokens_max) * g.operand_stride * 2, columns = tokenColumns(g.format) * plan_.tokens_max;
+    if (geometry.team > 1) bytes = std::max(bytes, geometry.stage_bytes);
+    if (geometry.team > 1 && columns) {
+      int64_t groups = columns <= 8 ? 1 : columns <= 16 ? 2 : 4, granules = g.operand_stride / kGranuleK;
+      bytes = std::max(bytes, groups * granules * 4 * (g.format == ir::Format::nvfp4 ? 128 : 144));
+    }
+    return align(bytes, 128);
+  }
   int64_t foldBytes(const Gemv &g) const {
     return align(int64_t(g.segments_per_slot) * plan_.tokens_max * kTileRows * 4, 128);
   }
@@ -142,7 +170,7 @@ private:
     int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
     for (int slots = 1; slots <= limit; slots++) {
       cut(body, step, geometry, slots);
-      if (operandBytes(g) + geometry.fold_buffers_min * (foldBytes(g) + 16) > available) continue;
+      if (operandBytes(g, geometry) + geometry.fold_buffers_min * (foldBytes(g) + 16) > available) continue;
       if (!fitting) fitting = slots;
       double units = double(g.tiles) * g.slots, most = double(ceilDiv(g.tiles * g.slots, ctas));
       if (step.op != ir::Op::fc2 || slots >= 8 || units < double(ctas) || most * double(ctas) / units <= kImbalanceMax) break;
@@ -163,7 +191,7 @@ private:
       for (Step &step : body.steps) {
         if (step.gemv.rows) {
           if (!chooseSlots(body, step, geometry, available)) return false;
-          need.operand = std::max(need.operand, operandBytes(step.gemv));
+          need.operand = std::max(need.operand, operandBytes(step.gemv, geometry));
           need.fold = std::max(need.fold, foldBytes(step.gemv));
         }
         if (step.op != ir::Op::attn) continue;
@@ -212,6 +240,7 @@ private:
 
   void accept(const Geometry &geometry, const Need &need, int fold_buffers) {
     plan_.warps = geometry.warps;
+    plan_.team = geometry.team;
     plan_.stream.stages = geometry.stages;
     plan_.stream.stage_bytes = geometry.stage_bytes;
     SharedLayout &l = plan_.shared;

@@ -28,6 +28,7 @@ struct Target {
   int sm;                    ///< 90
   int64_t shared_bytes_max;  ///< dynamic shared memory a CTA may opt in to
   bool bulk_copy;            ///< cp.async.bulk with mbarrier completion
+  bool warpgroup_mma;        ///< wgmma and setmaxnreg: four warps multiply together
   std::vector<int> sm_counts;///< SM counts of known parts, largest first
 };
 const std::vector<Target> &targets();
@@ -151,7 +152,7 @@ struct Gemv {
   int slots_region = -1;       ///< f32 [slots, tokens, rows], when fold != Direct
   int elections = -1;          ///< election counter word of ElectedCta
   int operand_stride = 0;      ///< bf16 elements between two tokens of the staged operand
-  int segment_granules = 0;    ///< of the longest segment
+  int segment_granules = 0, segment_least = 0; ///< of the longest segment, and of the shortest
   int head_elections = -1;     ///< qkv: one counter per head
   int raw_region = -1;         ///< qkv: f32 [tokens, rows] before norm and rotation
   bool raw = false;            ///< qkv: attention finishes the heads; nothing but the raw sums is left
@@ -249,8 +250,10 @@ struct Plan {
   std::vector<Body> bodies;
   std::vector<Instance> instances;
   Stream stream;
-  int tokens_max = 1, warps = 0; ///< warps that work; one more feeds the stream
-  int threads() const { return (warps + 1) * 32; }
+  int tokens_max = 1, warps = 0; ///< warps that work
+  int team = 1;                  ///< warps that multiply together: 4, or 1
+  int feeders() const { return team; } ///< warps behind the workers; the first of them feeds the stream
+  int threads() const { return (warps + feeders()) * 32; }
   int ctas_pinned = 0;         ///< 0: a launch value
   SharedLayout shared;
   int64_t workspace_bytes = 0;

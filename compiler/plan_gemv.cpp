@@ -42,6 +42,7 @@ void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slo
   gemv.segments_per_slot = int(ceilDiv(longest, per_stage));
   gemv.segments.clear();
   gemv.segment_granules = 0;
+  gemv.segment_least = int(longest);
   int64_t widest = 0;
   for (int s = 0; s < gemv.slots; s++) {
     auto [begin, end] = slots[s];
@@ -51,6 +52,7 @@ void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slo
       int64_t g0 = first + count * j / gemv.segments_per_slot, g1 = first + count * (j + 1) / gemv.segments_per_slot;
       gemv.segments.push_back({s, j, std::max(begin, g0 * kGranuleK), std::min(end, g1 * kGranuleK), g0, g1});
       gemv.segment_granules = std::max(gemv.segment_granules, int(g1 - g0));
+      gemv.segment_least = std::min(gemv.segment_least, int(g1 - g0));
     }
   }
   gemv.operand_stride = int(widest * kGranuleK + 8); // the pad spreads tokens over shared-memory banks

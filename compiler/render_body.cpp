@@ -199,7 +199,7 @@ void BodyText::gemv(llvm::raw_ostream &out, const Step &s) {
   out << "struct " << name(s) << " : Launch {\n  static constexpr int step = " << first_step_ + s.id << ";\n";
   out << "  static constexpr int rows = " << g.rows << ", cols = " << g.cols << ", tiles = " << g.tiles << ", granules = " << g.granules
       << ";\n  static constexpr int slots = " << g.slots << ", segments = " << g.segments_per_slot
-      << ", segment_granules = " << g.segment_granules << ", operand_stride = " << g.operand_stride << ";\n";
+      << ", segment_granules = " << g.segment_granules << ", segment_least = " << g.segment_least << ", operand_stride = " << g.operand_stride << ";\n";
   out << "  static constexpr int weight = " << g.weight << ", scale_entry = " << std::max(g.scale, 0) << ", elections = " << g.elections << ";\n";
   static const char *assignments[] = {"Balanced", "Grid", "SlotCta"}, *folds[] = {"Direct", "Tagged", "ElectedCta", "Consumers"};
   out << "  static constexpr auto assignment = gemv::Assignment::" << assignments[int(g.assignment)] << ";\n";

@@ -63,7 +63,7 @@ PHASEC_DEVICE void spin(const u32 *counter, u32 target) {
 
 /// The whole CTA has written what the event promises: one arrival. All threads call.
 template <class E> PHASEC_DEVICE void arrive(const Cta &cta) {
-  ptx::sync_workers();
+  ptx::sync_workers(E::threads);
   if (ptx::thread() == 0) ptx::arrive_release(cta.counters() + E::counter, 1u);
 }
 
@@ -115,7 +115,7 @@ template <class G, class... Events> PHASEC_DEVICE void settle(const Cta &cta) {
 template <class E> PHASEC_DEVICE void await(const Cta &cta, int slice) {
   u32 arrivals = E::grid ? u32(cta.ctas) : u32(E::arrivals(slice));
   if (ptx::thread() == 0) spin(cta.counters() + E::counter + slice, (cta.round + 1u) * arrivals);
-  ptx::sync_workers();
+  ptx::sync_workers(E::threads);
 }
 
 /// True for the warp that arrives last of `n`; resets the counter, whose next use is ordered behind this one by events.
@@ -132,14 +132,14 @@ PHASEC_DEVICE bool elect_warp(const Cta &cta, int counter, u32 n) {
 }
 
 /// The same for whole CTAs; `flag` is a word of shared memory.
-PHASEC_DEVICE bool elect_cta(const Cta &cta, int counter, u32 n, u32 *flag) {
-  ptx::sync_workers();
+template <class L> PHASEC_DEVICE bool elect_cta(const Cta &cta, int counter, u32 n, u32 *flag) {
+  ptx::sync_workers(L::threads);
   if (ptx::thread() == 0) {
     u32 old = ptx::add_acq_rel(cta.counters() + counter, 1u);
     if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);
     *flag = old;
   }
-  ptx::sync_workers();
+  ptx::sync_workers(L::threads);
   return *flag == n - 1u;
 }
 

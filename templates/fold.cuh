@@ -19,8 +19,7 @@ template <class L> struct FoldBuffers {
   /// Waits until the units that used the buffer before have been folded.
   PHASEC_DEVICE static void acquire(const Cta &cta, u32 unit) {
     u32 before = unit / L::fold_buffers;
-    if (cta.lane == 0)
-      while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();
+    while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause(); // all lanes: a warp that parts is slow to meet
     ptx::sync_warp();
   }
   /// True for the warp whose segment was the last of `segments`.

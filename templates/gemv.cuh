@@ -1,7 +1,8 @@
 // gemv.cuh: the one matrix-vector engine behind qkv, wo, fc1 and fc2. A CTA owns a contiguous run of units (slot, row tile);
-// its warps draw the segments of its units, in order, as they come out of the ring. The warp that completes a unit's last
-// segment folds the unit, in segment order, whoever it is; where K has several slots, a warp per row tile adds them in slot
-// order when all are there. So the result does not depend on timing or on the CTA count.
+// its warps draw the segments of its units, in order, as they come out of the ring. Where a target multiplies by warpgroups,
+// teams of four warps take the same segment of four row tiles, in turn. The warp that completes a unit's last segment folds
+// the unit, in segment order, whoever it is; where K has several slots, a warp per row tile adds them in slot order when all
+// are there. So the result does not depend on timing or on the CTA count.
 #pragma once
 #include "fold.cuh"
 #include "stream.cuh"
@@ -22,9 +23,10 @@ namespace operand {
 template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first);
 } // namespace operand
 namespace core {
-/// The segment's sums[token * 16 + row], from its granules in `stage` and the staged operand, which begins at k0. One warp.
+/// The segment's sums[token * 16 + row], from its granules in `stage` and the staged operand, which begins at k0. A team's warps
+/// call together; one that is not `live` has no row tile, reads anything and writes nothing. One warp, or a team.
 template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums);
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums, bool live);
 } // namespace core
 
 namespace gemv {
@@ -70,16 +72,40 @@ template <class G> PHASEC_DEVICE int slot_end(int slot) { return segment_row<G>(
 /// Where the operand of the current slot is staged: 16-bit codes [tokens][operand_stride].
 template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(ptx::shared_base() + G::operand_offset); }
 
-/// Item i of a CTA's step is segment i % segments of its unit i / segments.
+/// The units of u that lie in `slot`: they share an operand.
+template <class G> PHASEC_DEVICE Units in_slot(const Units &u, int slot) {
+  int begin = slot * G::tiles, end = begin + G::tiles;
+  return Units{begin > u.begin ? begin : u.begin, end < u.end ? end : u.end};
+}
+/// A warp's part of what a team takes at once: one segment of so many neighbouring units.
+struct Part {
+  int item;       ///< counted from the first unit's in the slot
+  int unit, fold; ///< unit counted likewise
+  bool live;      ///< false: the team has more warps than units are left
+};
+/// Part of draw d, of `units` units. The items of a draw follow one another.
+template <class G> PHASEC_DEVICE Part part(int units, int d, int member) {
+  int unit = d / G::segments * G::team, fold = d % G::segments, width = units - unit < G::team ? units - unit : G::team;
+  bool live = member < width;
+  return Part{unit * G::segments + fold * width + (live ? member : 0), unit + (live ? member : 0), fold, live};
+}
+template <class G> PHASEC_DEVICE int draws(int units) { return (units + G::team - 1) / G::team * G::segments; }
+
 template <class G> PHASEC_DEVICE int items(const Cta &cta) {
   Units u = units<G>(cta);
   return (u.end - u.begin) * G::segments;
 }
-/// What item i fetches. A slot between two granule bounds may hold no bytes.
+/// What item i of a CTA's step fetches. A slot between two granule bounds may hold no bytes.
 template <class G> PHASEC_DEVICE void fetch(const Cta &cta, const u64 *table, int i, Item &item) {
-  int unit = units<G>(cta).begin + i / G::segments;
-  SegmentRow s = segment_row<G>(unit / G::tiles, i % G::segments);
-  item.from = (const u8 *)table[G::weight] + ((i64)(unit % G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
+  Units all = units<G>(cta);
+  int slot = (all.begin + i / G::segments) / G::tiles;
+  Units u = in_slot<G>(all, slot);
+  int in = i - (u.begin - all.begin) * G::segments, first = in / (G::segments * G::team) * G::team;
+  int width = u.end - u.begin - first < G::team ? u.end - u.begin - first : G::team, rest = in - first * G::segments;
+  int fold = width == 4 ? rest / 4 : width == 3 ? rest / 3 : width == 2 ? rest / 2 : rest; // by constants: the feeder is in a hurry
+  int unit = u.begin + first + rest - fold * width;
+  SegmentRow s = segment_row<G>(slot, fold);
+  item.from = (const u8 *)table[G::weight] + ((i64)(unit - slot * G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
   item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
 }
 
@@ -173,43 +199,59 @@ template <class G, class Finish> PHASEC_DEVICE void finish_tiles(const Cta &cta)
   }
 }
 
+/// One part of a draw: multiplies, and folds the unit when it was the last. `n`: the unit's number since the launch began.
+template <class G, class Finish>
+PHASEC_DEVICE void take(const Cta &cta, const Part &p, int slot, int tile, u32 item, u32 n) {
+  using Buffers = FoldBuffers<typename G::L>;
+  using R = Ring<typename G::L>;
+  SegmentRow s = segment_row<G>(slot, p.fold);
+  const u8 *stage = p.live ? R::wait(item) : (const u8 *)staged<G>(cta);
+  if (p.live && p.unit >= G::fold_buffers) Buffers::acquire(cta, n); // those before the slot are folded
+  float *sums = Buffers::sums(cta, n);
+  core::segment<G>(cta, stage, s, p.fold, slot_begin<G>(slot), sums + p.fold * G::tokens * kTileRows, p.live);
+  if (!p.live) return;
+  bool complete = Buffers::complete(cta, n, G::segments);
+  R::release_behind(cta, item);
+  if (complete) {
+    finish_unit<G, Finish>(cta, slot, tile, sums);
+    Buffers::release(cta, n);
+  }
+}
+
 /// Computes this CTA's units. `folded` counts the units the CTA has folded since the launch began: all warps agree on it.
 /// Ends with every unit of the CTA stored; the caller signals, or adds the slots.
 template <class G, class Finish>
 PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
-  using Buffers = FoldBuffers<typename G::L>;
-  Units u = units<G>(cta);
-  if (u.begin == u.end) return;
+  Units all = units<G>(cta);
+  if (all.begin == all.end) return;
 #pragma unroll 1
-  for (int slot = u.begin / G::tiles; slot * G::tiles < u.end; slot++) {
+  for (int slot = all.begin / G::tiles; slot * G::tiles < all.end; slot++) {
     G::await(cta, slot);
-    ptx::sync_workers(); // nobody reads the previous slot's operand any more
-    operand::stage<G>(cta, slot, slot == u.begin / G::tiles);
-    ptx::sync_workers();
-    int k0 = slot_begin<G>(slot), begin = slot * G::tiles > u.begin ? slot * G::tiles : u.begin;
-    int end = (slot + 1) * G::tiles < u.end ? (slot + 1) * G::tiles : u.end, count = (end - begin) * G::segments;
-    u32 drawn = ptx::shfl(ring.draw(cta), 0);
+    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand any more
+    operand::stage<G>(cta, slot, slot == all.begin / G::tiles);
+    ptx::sync_workers(G::threads);
+    Units u = in_slot<G>(all, slot);
+    int count = u.end - u.begin, tile = u.begin - slot * G::tiles;
+    if constexpr (G::team > 1) { // teams are equally fast: each takes its turn
 #pragma unroll 1
-    while (int(drawn) < count) {
-      u32 following = ring.draw(cta), in_step = u32(begin - u.begin) * G::segments + drawn, item = ring.first + in_step;
-      int fold = int(drawn % G::segments), tile = begin + int(drawn / G::segments) - slot * G::tiles;
-      u32 n = folded + in_step / G::segments;
-      SegmentRow s = segment_row<G>(slot, fold);
-      const u8 *stage = ring.wait(item);
-      Buffers::acquire(cta, n);
-      float *sums = Buffers::sums(cta, n);
-      core::segment<G>(cta, stage, s, fold, k0, sums + fold * G::tokens * kTileRows);
-      ring.release(cta, item);
-      if (Buffers::complete(cta, n, G::segments)) {
-        finish_unit<G, Finish>(cta, slot, tile, sums);
-        Buffers::release(cta, n);
+      for (int d = cta.warp / G::team; d < draws<G>(count); d += G::warps / G::team) {
+        Part p = part<G>(count, d, cta.warp % G::team);
+        take<G, Finish>(cta, p, slot, tile + p.unit, ring.first + u32(p.item), folded + u32(p.unit));
       }
-      drawn = ptx::shfl(following, 0);
+    } else {
+      u32 drawn = ptx::shfl(ring.draw(cta), 0);
+#pragma unroll 1
+      while (int(drawn) < draws<G>(count)) {
+        u32 following = ring.draw(cta);
+        Part p = part<G>(count, int(drawn), 0);
+        take<G, Finish>(cta, p, slot, tile + p.unit, ring.first + u32(p.item), folded + u32(p.unit));
+        drawn = ptx::shfl(following, 0);
+      }
+      ring.skip(draws<G>(count));
     }
-    ring.skip(count);
+    folded += u32(count);
+    ring.first += u32(count) * G::segments;
   }
-  folded += u32(u.end - u.begin);
-  ring.first += u32(u.end - u.begin) * G::segments;
 }
 
 } // namespace gemv

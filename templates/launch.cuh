@@ -51,6 +51,23 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   return cta;
 }
 
+/// The register file in teams: a warpgroup feeds, and keeps kFeederRegisters per thread of what all had at launch, as __launch_bounds__
+/// gives it; the workers' warpgroups divide the rest.
+enum : int { kFeederRegisters = 32 };
+template <class L> static constexpr int worker_registers() {
+  constexpr int groups = L::warps / 4 > 0 ? L::warps / 4 : 1, share = 512 / (groups + 1) / 8 * 8, launch = share < 248 ? share : 248;
+  constexpr int n = (launch * (groups + 1) - kFeederRegisters) / groups / 8 * 8;
+  return n < 240 ? n : 240;
+}
+template <class L> PHASEC_DEVICE void take_registers() {
+  if constexpr (L::team > 1) ptx::registers_take<worker_registers<L>()>();
+}
+/// The warps behind the workers: the first feeds the stream.
+template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
+  if constexpr (L::team > 1) ptx::registers_give<kFeederRegisters>();
+  if (cta.warp == L::warps) stream::feed<Program, L>(cta);
+}
+
 /// True when the step has no tokens or more than the kernel was compiled for. Every CTA then leaves at once, before it has
 /// touched an event, and the refusal is counted where the host can read it.
 template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
@@ -64,14 +81,14 @@ template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
 template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta, int instance) {
   int next = Program::calls_begin(instance + 1);
   u32 *counter = cta.counters() + L::instance_counter;
-  ptx::sync_workers(); // nobody reads the old table any more
+  ptx::sync_workers(L::threads); // nobody reads the old table any more
   load_table<L>(cta.launch_table + (i64)(instance + 1) * L::table_entries);
   if (ptx::thread() == 0) {
     if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
     u32 before = cta.epoch * u32(Program::arrivals(cta, L::instances - 1));
     if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(cta, instance)));
   }
-  ptx::sync_workers();
+  ptx::sync_workers(L::threads);
 }
 
 /// The event between instances, where row tiles of the last step arrive at it.
@@ -81,7 +98,7 @@ template <class L> struct Leave : L {
 
 /// The CTA that leaves last completes the epoch: the counters are ready for the next launch without the host's help.
 template <class L> PHASEC_DEVICE void close(const Cta &cta) {
-  ptx::sync_workers();
+  ptx::sync_workers(L::threads);
   if (ptx::thread() != 0 || cta.call_end < L::calls) return;
   if (ptx::add_acq_rel(cta.counters() + kCounterExit, 1u) == u32(cta.ctas) - 1u) {
     ptx::store_relaxed(cta.counters() + kCounterExit, 0u);

@@ -16,7 +16,7 @@
 //@ config
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 4, warps = 4, threads = 128, ctas = 0, stages = 8, stage_bytes = 4096;
+  static constexpr int tokens = 4, warps = 4, threads = 128, team = 1, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, fold_offset = 33664, fold_buffers = 2, fold_bytes = 2048;
   static constexpr int fold_sync_offset = 37760, tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
@@ -29,7 +29,7 @@ struct Launch {
 PHASEC_TABLE int wo_segments[] = {0, 2, 0, 128};
 struct Wo : Launch {
   static constexpr int step = 0;
-  static constexpr int rows = 64, cols = 128, tiles = 4, granules = 2, slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
+  static constexpr int rows = 64, cols = 128, tiles = 4, granules = 2, slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
   static constexpr int weight = 1, scale_entry = -1, elections = 4;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -70,14 +70,15 @@ struct Program {
 };
 //@ end
 
-PHASEC_KERNEL(Launch::threads + 32) phasec_layer(const __grid_constant__ Args args) {
+PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_constant__ Args args) {
   Cta cta = launch::open<Launch>(args);
   if (launch::refuse<Launch>(cta)) return;
   Program::open(cta);
   Ring<Launch> ring;
   ring.open(cta);
   ptx::sync_cta();
-  if (cta.warp == Launch::warps) return stream::feed<Program, Launch>(cta);
+  if (cta.warp >= Launch::warps) return launch::feed<Program, Launch>(cta);
+  launch::take_registers<Launch>();
   u32 folded = 0;
   for (int instance = 0; instance < Launch::instances; instance++) {
     Program::run(cta, ring, folded, instance);

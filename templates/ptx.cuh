@@ -18,11 +18,12 @@ PHASEC_DEVICE u8 *shared_base() {
   return phasec_shared;
 }
 
+PHASEC_DEVICE u32 shared_address(const void *p) { return u32(__cvta_generic_to_shared(p)); }
+
 // ---- CTA and warp synchronisation -----------------------------------------------------------------------------------
-// The last warp of a CTA feeds the stream; the others work.
 PHASEC_DEVICE void sync_cta() { __syncthreads(); }
-/// The working threads meet: all but the last warp's.
-PHASEC_DEVICE void sync_workers() { asm volatile("bar.sync 1, %0;" ::"r"(blockDim.x - 32u) : "memory"); }
+/// The working threads meet: the first `threads` of the CTA. The warps behind them feed the stream.
+PHASEC_DEVICE void sync_workers(int threads) { asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory"); }
 PHASEC_DEVICE void sync_warp() { __syncwarp(); }
 PHASEC_DEVICE u32 shfl(u32 v, int source_lane) { return __shfl_sync(0xffffffffu, v, source_lane); }
 PHASEC_DEVICE bool any(bool v) { return __any_sync(0xffffffffu, v); }
@@ -102,6 +103,12 @@ PHASEC_DEVICE u32 e4m3x2_to_f16x2(u32 v) {
   return mul_f16x2(((x & 0x00800080u) << 8) | (magnitude << 7) | nan, 0x5c005c00u); // times 2^8
 #endif
 }
+/// The f16 in the low half.
+PHASEC_DEVICE float from_f16(u32 v) {
+  float r;
+  asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.f32.f16 %0, low;\n}" : "=f"(r) : "r"(v));
+  return r;
+}
 /// Bytes of a (0..3) and b (4..7), picked by the four nibbles of `selector`.
 PHASEC_DEVICE u32 permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 /// Transposes an 8x8 matrix of 16-bit values: lane l holds (l / 4, 2 * (l % 4)) and its right neighbour. Convergent.
@@ -127,6 +134,59 @@ PHASEC_DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// ---- warpgroups (sm_90a): four warps that multiply together ----------------------------------------------------------
+#if PHASEC_SM == 90
+#define PHASEC_SM90(...) asm volatile(__VA_ARGS__)
+#else
+#define PHASEC_SM90(...) // no plan for another target gets here
+#endif
+/// Registers per thread: a warpgroup gives up all but N, or waits until it has N. All of its warps call.
+template <int N> PHASEC_DEVICE void registers_give() { PHASEC_SM90("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> PHASEC_DEVICE void registers_take() { PHASEC_SM90("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+/// Two floats as a pair of e4m3, RN-even; what is larger than 448 becomes 448. `low` in the low byte.
+PHASEC_DEVICE u32 to_e4m3x2(float low, float high) {
+  u16 r = 0;
+  PHASEC_SM90("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+  return r;
+}
+/// Makes what this thread has stored to shared memory visible to the tensor cores' own reads; a barrier follows.
+PHASEC_DEVICE void fence_async_shared() { PHASEC_SM90("fence.proxy.async.shared::cta;" ::: "memory"); }
+/// Orders the registers that follow-on wgmma read and write.
+PHASEC_DEVICE void wgmma_fence() { PHASEC_SM90("wgmma.fence.sync.aligned;" ::: "memory"); }
+/// What was issued since the last commit is a group; all but the last N groups are complete after wgmma_wait<N>.
+PHASEC_DEVICE void wgmma_commit() { PHASEC_SM90("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N> PHASEC_DEVICE void wgmma_wait() { PHASEC_SM90("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+/// A B operand in shared memory, K-major without swizzle: core matrices of eight columns x 16 bytes of k, `along_k` bytes
+/// apart in k and `along_n` between groups of eight columns, all multiples of 16.
+PHASEC_DEVICE u64 wgmma_operand(const void *p, u32 along_k, u32 along_n) {
+  u32 address = __shfl_sync(0xffffffffu, shared_address(p), 0);
+  return u64((address & 0x3ffffu) >> 4) | u64(along_k >> 4) << 16 | u64(along_n >> 4) << 32;
+}
+/// d (+)= a b for m64nXk32 with 8-bit floats and fp32 sums, X = 8 Groups: d[j] are a lane's sums of column group j (rows l / 4,
+/// and + 8 for d[j][2] and d[j][3]; columns 2 (l % 4) and + 1); a is the warp's 16 rows (rows l / 4, + 8, l / 4, + 8; k 4 (l % 4)
+/// .. + 3, the last two + 16). The sums of the first call begin at zero. All four warps call, with the same b.
+#define PHASEC_D4(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define PHASEC_WGMMA_INPUTS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(First ? 0 : 1)
+#define PHASEC_WGMMA(types)                                                                                               \
+  if constexpr (Groups == 1)                                                                                              \
+    PHASEC_SM90("{\n .reg .pred p;\n setp.ne.b32 p, %9, 0;\n wgmma.mma_async.sync.aligned.m64n8k32.f32." types            \
+                 " {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, p, 1, 1;\n}"                                                         \
+                 : PHASEC_D4(0) : PHASEC_WGMMA_INPUTS);                                                                   \
+  else if constexpr (Groups == 2)                                                                                         \
+    PHASEC_SM90("{\n .reg .pred p;\n setp.ne.b32 p, %13, 0;\n wgmma.mma_async.sync.aligned.m64n16k32.f32." types          \
+                 " {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, %12, p, 1, 1;\n}"                                          \
+                 : PHASEC_D4(0), PHASEC_D4(1) : PHASEC_WGMMA_INPUTS);                                                     \
+  else                                                                                                                    \
+    PHASEC_SM90("{\n .reg .pred p;\n setp.ne.b32 p, %21, 0;\n wgmma.mma_async.sync.aligned.m64n32k32.f32." types          \
+                 " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, {%16,%17,%18,%19}, %20, p, 1, 1;\n}"          \
+                 : PHASEC_D4(0), PHASEC_D4(1), PHASEC_D4(2), PHASEC_D4(3) : PHASEC_WGMMA_INPUTS)
+template <bool First, int Groups> PHASEC_DEVICE void wgmma_e5m2(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
+  PHASEC_WGMMA("e5m2.e4m3");
+}
+template <bool First, int Groups> PHASEC_DEVICE void wgmma_e4m3(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
+  PHASEC_WGMMA("e4m3.e4m3");
 }
 
 // ---- grid-scope counters (events and elections) -----------------------------------------------------------------------
@@ -184,7 +244,6 @@ PHASEC_DEVICE u32 load_shared_acquire(const u32 *counter) {
 }
 
 // ---- mbarriers --------------------------------------------------------------------------------------------------------
-PHASEC_DEVICE u32 shared_address(const void *p) { return u32(__cvta_generic_to_shared(p)); }
 PHASEC_DEVICE void mbar_init(u64 *bar, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals) : "memory");
 }
@@ -273,6 +332,10 @@ PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int 
 /// How often a stage has been read. A release at CTA scope, so that who sees it may refill the stage.
 PHASEC_DEVICE void publish(u32 *count, u32 v) {
   asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
+}
+/// The same without order of its own.
+PHASEC_DEVICE void store_shared(u32 *count, u32 v) {
+  asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
 }
 /// The feeder found no free stage: leaves the issue slots to the workers for a moment.
 PHASEC_DEVICE void feeder_pause() { asm volatile("nanosleep.u32 40;"); }

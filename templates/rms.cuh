@@ -29,14 +29,14 @@ template <class X, class L> PHASEC_DEVICE void factors(const Cta &cta, int n, fl
     float sum = squares(x + (i64)token * n, begin, end);
     if (cta.lane == 0) partial[i] = sum;
   }
-  ptx::sync_workers();
+  ptx::sync_workers(L::threads);
   if (ptx::thread() < cta.tokens) {
     const float *p = partial + ptx::thread() * segments;
     float sum = p[0];
     for (int i = 1; i < segments; i++) sum = sum + p[i];
     factor[ptx::thread()] = ptx::div(1.0f, ptx::sqrt(ptx::div(sum, float(n)) + eps));
   }
-  ptx::sync_workers();
+  ptx::sync_workers(L::threads);
 }
 
 /// The weight of column k: gamma, or 1 + gamma.

@@ -118,7 +118,7 @@ inline u32 collective(int kind, u32 value, int argument) {
   return phasec_sim_api.collective(phasec_sim_api.engine, kind, value, argument);
 }
 inline void sync_cta() { phasec_sim_api.sync_threads(phasec_sim_api.engine, self().threads); }
-inline void sync_workers() { phasec_sim_api.sync_threads(phasec_sim_api.engine, self().threads - 32); }
+inline void sync_workers(int threads) { phasec_sim_api.sync_threads(phasec_sim_api.engine, threads); }
 inline void sync_warp() { collective(phasec_sim::kSyncWarp, 0, 0); }
 inline u32 shfl(u32 v, int source_lane) { return collective(phasec_sim::kShfl, v, source_lane); }
 inline bool any(bool v) {
@@ -191,6 +191,7 @@ inline void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride,
   stream_commit(lane() == 0, bar);
 }
 inline void publish(u32 *count, u32 v) { add_shared(count, v - *static_cast<volatile u32 *>(count)); }
+inline void store_shared(u32 *count, u32 v) { publish(count, v); }
 inline void feeder_pause() { phasec_sim_api.feeder_pause(phasec_sim_api.engine); }
 
 // ---- what `math = fast` computes with: the same contracts; approximations are the library's functions ------------------
@@ -229,6 +230,17 @@ inline u32 e4m3_to_f16(u32 v) {
   if (a == 0x7fu) return sign | 0x7fffu;
   return sign | to_f16(from_f16(a << 7) * 256.0f);
 }
+/// Multiples of 2^-9, 2^-6 and more: what is below 2^-6 is counted in the former.
+inline u32 to_e4m3(float v) {
+  u32 b = bits(v), sign = (b >> 24) & 0x80u, a = b & 0x7fffffffu;
+  if (a > 0x7f800000u) return sign | 0x7fu;
+  if (a >= 0x43e00000u) return sign | 0x7eu; // 448 and above
+  if (a < 0x3c800000u) return sign | (bits(from_bits(a) + 0x1p14f) - 0x46800000u);
+  u32 r = a + 0x7ffffu + ((a >> 20) & 1u);
+  r = (r >> 20) - (120u << 3);
+  return sign | (r > 0x7eu ? 0x7eu : r);
+}
+inline u32 to_e4m3x2(float low, float high) { return to_e4m3(low) | to_e4m3(high) << 8; }
 inline u32 e4m3x2_to_f16x2(u32 v) { return e4m3_to_f16(v & 0xffu) | e4m3_to_f16((v >> 8) & 0xffu) << 16; }
 inline u32 permute(u32 a, u32 b, u32 selector) {
   u64 all = u64(b) << 32 | a;
@@ -277,6 +289,54 @@ inline void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   MmaLane lane{c, a, {b0, b1}};
   phasec_sim_api.together(phasec_sim_api.engine, "mma m16n8k16 bf16",
                           [](void *const *lanes) { mma_lanes(lanes, [](u32 v) { return from_bits(v << 16); }); }, &lane);
+}
+
+
+/// Warpgroups: each warp multiplies its own 16 rows at once, so that nothing is left to wait for. An operand is the shared
+/// address with the two strides, as on the device.
+template <int> inline void registers_give() {}
+template <int> inline void registers_take() {}
+inline void fence_async_shared() {}
+inline void wgmma_fence() { sync_warp(); }
+inline void wgmma_commit() {}
+template <int> inline void wgmma_wait() {}
+inline u64 wgmma_operand(const void *p, u32 along_k, u32 along_n) {
+  return u64((shared_address(p) & 0x3ffffu) >> 4) | u64(along_k >> 4) << 16 | u64(along_n >> 4) << 32;
+}
+struct WgmmaLane {
+  float (*d)[4];
+  const u32 *a;
+  const u8 *b;
+  u32 along_k, along_n;
+  bool first;
+};
+template <int Groups> inline void wgmma_lanes(void *const *lanes, float (*decode)(u32)) {
+  float a[16][32];
+  for (int l = 0; l < 32; l++)
+    for (int i = 0; i < 16; i++)
+      a[l / 4 + i / 4 % 2 * 8][l % 4 * 4 + i % 4 + i / 8 * 16] =
+          decode(static_cast<const WgmmaLane *>(lanes[l])->a[i / 4] >> (i % 4 * 8) & 0xffu);
+  for (int l = 0; l < 32; l++) {
+    const WgmmaLane &x = *static_cast<const WgmmaLane *>(lanes[l]);
+    for (int i = 0; i < Groups * 4; i++) {
+      const u8 *column = x.b + u32(i / 4) * x.along_n + u32(l % 4 * 2 + i % 2) * 16;
+      float sum = x.first ? 0.0f : x.d[i / 4][i % 4];
+      for (u32 k = 0; k < 32; k++)
+        sum = fma(a[l / 4 + i / 2 % 2 * 8][k], from_f16(e4m3_to_f16(column[k / 16 * x.along_k + k % 16])), sum);
+      x.d[i / 4][i % 4] = sum;
+    }
+  }
+}
+template <bool First, int Groups> inline void wgmma(const char *what, void (*compute)(void *const *), float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
+  const u8 *p = shared_base() - shared_address(shared_base()) + ((b & 0x3fffu) << 4);
+  WgmmaLane lane{d, a, p, u32(b >> 16 & 0x3fffu) << 4, u32(b >> 32 & 0x3fffu) << 4, First};
+  phasec_sim_api.together(phasec_sim_api.engine, what, compute, &lane);
+}
+template <bool First, int Groups> inline void wgmma_e5m2(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
+  wgmma<First>("mma m64k32 e5m2", [](void *const *lanes) { wgmma_lanes<Groups>(lanes, [](u32 v) { return from_f16(v << 8); }); }, d, a, b);
+}
+template <bool First, int Groups> inline void wgmma_e4m3(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
+  wgmma<First>("mma m64k32 e4m3", [](void *const *lanes) { wgmma_lanes<Groups>(lanes, [](u32 v) { return from_f16(e4m3_to_f16(v)); }); }, d, a, b);
 }
 
 } // namespace ptx

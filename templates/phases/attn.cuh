@@ -248,7 +248,7 @@ template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
     Finish<H> finish[each];
 #pragma unroll
     for (int e = 0; e < each; e++) finish[e].open(cta, u, ptx::thread() + e * H::threads);
-    if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;
+    if (!event::elect_cta<H>(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;
 #pragma unroll 1
     for (int first = ptx::thread(); first < Core::groups; first += each * H::threads) {
       typename Core::Group group[each];
@@ -264,7 +264,7 @@ template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
   }
   // The event counts pairs; the step's last pair also stands for the rows that this step does not have.
   bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + u.pairs == u.tokens * H::group;
-  ptx::sync_workers();
+  ptx::sync_workers(H::threads);
   if (cta.warp == 0) H::signal(cta, u.head, u32(u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0)));
 }
 
@@ -279,7 +279,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     cache.open(cta, ring.first, u);
     cache.fill(cta, 0); // rows older than this step wait for nothing
     H::await(cta, u.head);
-    ptx::sync_workers(); // nobody reads the previous unit's states any more
+    ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more
     Core core;
     core.stage(cta, u);
     u8 *fresh = (u8 *)States<H>::of(cta, 0);
@@ -288,7 +288,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       stage_fresh<H>(cta, u, fresh);
       if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
     }
-    ptx::sync_workers();
+    ptx::sync_workers(H::threads);
     core.open(cta, u);
 #pragma unroll 1
     for (int block = 0; block < blocks; block++) {
@@ -314,17 +314,17 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     }
     cache.pass(cta, shared_unit<H>(cta).rounds);
     ring.first += u32(items<H>(shared_unit<H>(cta)));
-    ptx::sync_workers();
+    ptx::sync_workers(H::threads);
     constexpr int half = States<H>::kCount;
     float *mine = States<H>::of(cta, cta.warp % half);
     if (cta.warp >= half) core.put(cta, mine);
-    ptx::sync_workers();
+    ptx::sync_workers(H::threads);
     if (cta.warp < half) {
       if (cta.warp + half < H::warps) core.append(cta, mine);
       ptx::sync_warp();
       core.put(cta, mine);
     }
-    ptx::sync_workers();
+    ptx::sync_workers(H::threads);
     merge<H>(cta, shared_unit<H>(cta));
   }
 }

@@ -22,7 +22,7 @@ template <class G, class H> PHASEC_DEVICE void elected_cta(const Cta &cta) {
   gemv::Units u = gemv::units<G>(cta);
   if (u.begin == u.end) return;
   u32 *flag = (u32 *)(ptx::shared_base() + G::scratch_offset);
-  if (event::elect_cta(cta, G::elections, G::slots, flag)) columns<G, H>(cta, 0, G::rows);
+  if (event::elect_cta<G>(cta, G::elections, G::slots, flag)) columns<G, H>(cta, 0, G::rows);
 }
 
 /// A step of its own: every CTA folds a share of the columns (by = consumers).

@@ -17,7 +17,7 @@ template <class G> PHASEC_DEVICE void run(const Cta &cta) {
     float v = numeric::load(x + (i64)token * G::cols + k) * factor[token];
     numeric::store(y + (i64)token * G::cols + k, v * gamma<typename G::Transform>(cta, k));
   }
-  ptx::sync_workers();
+  ptx::sync_workers(G::threads);
 }
 
 } // namespace rms

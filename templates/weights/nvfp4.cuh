@@ -11,6 +11,7 @@ namespace weights {
 
 struct nvfp4 {
   enum : int { granule_bytes = 576, codes_bytes = 512 };
+  enum : int { columns = 8 }; ///< of B per token where a warpgroup multiplies: two per block of a granule
   static constexpr bool f16_operand = true; ///< math = fast multiplies f16, else bf16
   PHASEC_DEVICE static float unit() { return 16384.0f; } ///< ... with its values divided by this
 

@@ -11,7 +11,7 @@ FAKE = pathlib.Path(sys.argv[3]).resolve() / "tests" / "libfake_cuda.so"
 LAYER = support.LAYERS / "tiny_wo_harness.phase"
 LARGE = support.LAYERS / "qwen35_27b.phase"
 STEP = ("--tokens", "1", "--contexts", "64")
-THREADS = {warps: (warps + 1) * 32 for warps in (8, 12)}  # one more warp feeds the stream
+THREADS = {warps: (warps + 4) * 32 for warps in (8, 16)}  # teams of four; one more feeds the stream
 SEARCHED = ("partition", "wo_split", "warps", "ring", "kv_splits")
 
 
@@ -26,7 +26,7 @@ class TuneTest(support.CliTest):
         self.phasec("run", LAYER, "--device", "sim", "--exact", "--set", "tokens_max=1", *STEP, "--save", self.results)
 
     def on_gpu(self, **variables):
-        return {"PHASEC_CUDA": FAKE, "FAKE_CUDA_RESULT": self.results, "FAKE_CUDA_BEST": THREADS[12],
+        return {"PHASEC_CUDA": FAKE, "FAKE_CUDA_RESULT": self.results, "FAKE_CUDA_BEST": THREADS[16],
                 **{f"FAKE_CUDA_{name.upper()}": value for name, value in variables.items()}}
 
     def tune(self, *words, layer=LAYER, expect=0, **variables):
@@ -37,7 +37,7 @@ class TuneTest(support.CliTest):
     def test_the_fastest_that_passed_its_check_wins(self):
         report = self.tune()
         winner, trace = report["winner"], report["candidates"]
-        self.assertEqual(knobs(winner["schedule"])["warps"], "12")
+        self.assertEqual(knobs(winner["schedule"])["warps"], "16")
         self.assertEqual(winner["layer_us"], 125)
         self.assertEqual(winner["layer_us"], min(c["checked_us"] for c in trace if c["checked_us"]))
         self.assertEqual(trace[winner["candidate"]]["outcome"], "leads")
@@ -58,17 +58,17 @@ class TuneTest(support.CliTest):
         self.assertTrue(any(knobs(c["schedule"])["kv_splits"] != "0" for c in twins), "without attention that knob changes nothing")
 
     def test_what_fails_its_check_never_wins(self):
-        report = self.tune(wrong=THREADS[12])
-        fast = [c for c in report["candidates"] if knobs(c["schedule"])["warps"] == "12"]
+        report = self.tune(wrong=THREADS[16])
+        fast = [c for c in report["candidates"] if knobs(c["schedule"])["warps"] == "16"]
         self.assertEqual({c["outcome"] for c in fast if c["layer_us"] == 125}, {"dropped"})
         self.assertGreaterEqual(report["dropped"]["check"], 1)
         self.assertTrue(next(c for c in fast if c["cause"] == "check")["reason"])
-        self.assertNotEqual(knobs(report["winner"]["schedule"])["warps"], "12")
+        self.assertNotEqual(knobs(report["winner"]["schedule"])["warps"], "16")
         self.assertGreater(report["winner"]["layer_us"], 125)
 
     def test_nothing_is_stored_when_nothing_passes(self):
         self.results.write_bytes(b"\0" * 320)
-        report = self.tune("--set", "ring=2", "--set", "warps=12", expect=3)
+        report = self.tune("--set", "ring=2", "--set", "warps=16", expect=3)
         self.assertEqual((report["winner"], report["verdict"]), (None, "none"))
         self.assertEqual(self.json("doctor", env=self.on_gpu())["tuned"], [])
 
@@ -100,19 +100,19 @@ class TuneTest(support.CliTest):
         env = self.on_gpu()
         step = ("--device", "cuda", "--set", "tokens_max=1")
         run = self.json("run", LAYER, *step, *STEP, "--check", env=env)
-        self.assertEqual((run["config"]["warps"], run["config"]["wo_split"], run["config"]["partition"]), (12, 8, "wide"))
+        self.assertEqual((run["config"]["warps"], run["config"]["wo_split"], run["config"]["partition"]), (16, 8, "wide"))
         self.assertEqual(run["tuned"], list(sorted(SEARCHED, key=list(run["config"]).index)))
         out, _ = self.phasec("run", LAYER, *step, *STEP, env=env)
-        self.assertMentions(out, "  tuned   ", "warps=12", "launch  125.0 us")
+        self.assertMentions(out, "  tuned   ", "warps=16", "launch  125.0 us")
         bench = self.json("bench", LAYER, "--device", "cuda", "--no-gate", "--contexts", "64", env=env)
-        self.assertEqual((bench["rows"][0]["config"]["warps"], "warps" in bench["rows"][0]["tuned"]), (12, True))
+        self.assertEqual((bench["rows"][0]["config"]["warps"], "warps" in bench["rows"][0]["tuned"]), (16, True))
         explain = self.json("explain", LAYER, *step, env=env)
-        self.assertEqual((explain["outcome"], explain["config"]["warps"], "warps" in explain["tuned"]), ("hit", 12, True))
+        self.assertEqual((explain["outcome"], explain["config"]["warps"], "warps" in explain["tuned"]), ("hit", 16, True))
         self.assertMentions(self.phasec("explain", LAYER, *step, "--set", "warps=13", env=env)[0], "--set partition=wide", "tuned: ", "to ship it")
         inspected = self.json("inspect", LAYER, *step, env=env)
-        self.assertMentions(inspected["tuned"], "warps=12")
+        self.assertMentions(inspected["tuned"], "warps=16")
         doctor, = self.json("doctor", env=env)["tuned"]
-        self.assertEqual((doctor["layer"], doctor["ctas"], doctor["tokens_max"], knobs(doctor["schedule"])["warps"]), ("tiny_wo_harness", 125, 1, "12"))
+        self.assertEqual((doctor["layer"], doctor["ctas"], doctor["tokens_max"], knobs(doctor["schedule"])["warps"]), ("tiny_wo_harness", 125, 1, "16"))
         self.assertMentions(self.phasec("doctor", env=env)[0], "@tiny_wo_harness sm_90a, 125 CTAs, math fast, tokens_max 1: ")
 
     def test_a_stronger_word_wins_and_other_work_has_no_winner(self):
@@ -124,7 +124,7 @@ class TuneTest(support.CliTest):
             return document["config"]["warps"], document["tuned"]
 
         one = ("--set", "tokens_max=1")
-        self.assertEqual(effective(*one)[0], 12)
+        self.assertEqual(effective(*one)[0], 16)
         warps, tuned = effective(*one, "--set", "warps=8")
         self.assertEqual((warps, "warps" in tuned, "partition" in tuned), (8, False, True))
         self.assertEqual(effective(*one, PHASEC_CONFIG=self.write("config", "warps = 8\n"))[0], 8)
@@ -135,7 +135,7 @@ class TuneTest(support.CliTest):
         other = self.write("other.phase", LAYER.read_text().replace("hidden = 80", "hidden = 96"))
         self.assertEqual(effective(*one, layer=other), (0, []))
         same = self.write("same.phase", "// a comment\n" + LAYER.read_text())
-        self.assertEqual(effective(*one, layer=same)[0], 12, "what a layer means counts, not its text")
+        self.assertEqual(effective(*one, layer=same)[0], 16, "what a layer means counts, not its text")
 
     def test_an_error_about_what_nobody_typed_says_so(self):
         self.tune("--set", "partition=wide", "--set", "wo_split=32")
@@ -154,7 +154,7 @@ class TuneTest(support.CliTest):
         path = self.work / "trace.json"
         out, err = self.phasec("tune", LAYER, "--device", "cuda", "--contexts", "64", "--set", "partition=wide", "--set", "wo_split=8", "-o", path,
                                env=self.on_gpu())
-        self.assertMentions(out, "winner    partition=wide wo_split=8 warps=12", "125.00 us per layer", "dropped: planner", "stored    used from now on")
+        self.assertMentions(out, "winner    partition=wide wo_split=8 warps=16", "125.00 us per layer", "dropped: planner", "stored    used from now on")
         self.assertMentions(err, "1 default ", "leads", "not faster (best ", "/120 s]")
         self.assertEqual(err.count("cannot run many times"), 1)
         self.assertEqual(json.loads(path.read_text())["schema"], "phasec.tune/1")

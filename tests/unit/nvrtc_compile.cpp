@@ -211,7 +211,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   v = ptx::fma(v, ptx::sqrt(v), ptx::div(v, 3.0f)) + butterfly_sum(v) + butterfly_max(v);
   v += from_bits(shfl(bits(v), 3)) + from_bits(shfl_xor(bits(v), 5));
   f[thread()] = v + shared[128 + thread()];
-  if (warp() < 7) sync_workers();
+  if (warp() < 7) sync_workers(224);
   if (!ptx::any(v > 3.0f)) feeder_pause();
   v = ptx::max(ptx::abs(v), exp2_approx(v)) * rcp_approx(v) + rsqrt_approx(v);
   u32 pair = to_f16x2(v, 1.0f), brain = to_bf16x2(v, 2.0f);
@@ -220,8 +220,24 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   u32 a[4] = {pair, pair, brain, brain};
   mma_f16(c, a, pair, brain);
   mma_bf16(c, a, brain, pair);
+  float d[2][4] = {{v, v, v, v}, {v, v, v, v}};
+  if (warp() < 4) {
+    registers_take<80>();
+    *(u32 *)(shared + 4096 + thread() * 4) = to_e4m3x2(v, from_f16(pair));
+    fence_async_shared();
+    sync_workers(128);
+    u64 operand = wgmma_operand(shared + 4096, 128, 256);
+    wgmma_fence();
+    wgmma_e5m2<true>(d, a, operand);
+    wgmma_e4m3<false>(d, a, operand);
+    wgmma_commit();
+    wgmma_wait<0>();
+  } else {
+    registers_give<64>();
+  }
+  c[0] += d[0][0] + d[1][3];
   store_tagged((u64 *)g + thread(), c[0] + c[1] + c[2] + c[3], u32(load_tagged((const u64 *)g)));
-  if (lane() == 0) publish((u32 *)(shared + 64), draw((u32 *)(shared + 64)) + peek_shared((const u32 *)(shared + 64)));
+  if (lane() == 0) store_shared((u32 *)(shared + 68), 1u), publish((u32 *)(shared + 64), draw((u32 *)(shared + 64)) + peek_shared((const u32 *)(shared + 64)));
   if (thread() == 0) {
     arrive_release(g, 1);
     while (load_acquire(g) < u32(ctas())) spin_pause();
@@ -251,5 +267,6 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
     REQUIRE_MESSAGE(compiled.ok(), compiled.status().text());
     CHECK((compiled->ptx.find("cp.async.bulk") != std::string::npos) == target.bulk_copy);
     CHECK((compiled->ptx.find("cp.async.cg") != std::string::npos) != target.bulk_copy);
+    CHECK((compiled->ptx.find("wgmma.mma_async") != std::string::npos) == target.warpgroup_mma);
   }
 }

@@ -19,6 +19,10 @@ const char *kDeepText = "layer @deep {\n  dims hidden = 80, kv_heads = 2, k = 20
 const char *kTall = "tall"; // units enough in a slot that a warp can be several ahead
 const char *kTallText = "layer @tall {\n  tokens 1..16\n  in %u : bf16[tokens, 4096]\n  weight %w : bf16[2400, 4096]\n  %y : f32 = fc2 %u, %w\n  return %y\n}\n";
 
+const char *kTeams = "teams"; // three row tiles a CTA: teams that are not full, segments of seven and of eight granules
+const char *kTeamsText = "layer @teams {\n  tokens 1..3\n  in %u : bf16[tokens, 1440]\n  weight %w : nvfp4[240, 1440] { scales = linear, global = multiply }\n"
+                         "  %y : f32 = fc2 %u, %w\n  return %y\n}\n";
+
 const char *kChunks = "chunks"; // tiles whose rows are cut into chunks, which CTAs finish in any order
 const char *kChunksText = "layer @chunks {\n  dims heads = 4, kv_heads = 2, head_dim = 32\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
                           "  cache %kv : bf16 paged(page = 16, order = nhd)\n  %a = attn %q, %kv\n  return %a\n}\n";
@@ -40,21 +44,21 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kTeams, kTeamsText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
 
 const Mutant kMutants[] = {
     // events
-    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); // nobody reads", "    ptx::sync_workers(); // nobody reads", "tiny_qwen35_27b", "wo_split=2", 7},
+    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(G::threads); // nobody reads", "    ptx::sync_workers(G::threads); // nobody reads", "tiny_qwen35_27b", "wo_split=2", 7},
     {"phases/gather.cuh", "H::await(cta, 0);", "", "tiny_wo_harness", "wo_split=4"},
     {"phases/attn.cuh", "    H::await(cta, u.head);\n", "", "tiny_qwen35_27b", ""},
     {"cta.cuh", "(cta.round + 1u) * arrivals", "cta.round * arrivals", "tiny_wo_harness", "wo_split=4"},
     {"launch.cuh", "ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
     {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);\n  }\n  old =", "}\n  old =", "step", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
-    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(); // nobody reads", "    ptx::sync_workers(); // nobody reads", "step", "warps=1", 7},
+    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(G::threads); // nobody reads", "    ptx::sync_workers(G::threads); // nobody reads", "step", "warps=1", 7},
     {"phases/argmax.cuh", "A::await(cta, 0);", "", "rows", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_llama32_1b", "", 7},
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + group, u32(count))) return;", "", "step", ""},
@@ -76,12 +80,19 @@ const Mutant kMutants[] = {
     // the feeder and its rings
     {"stream.cuh", "ptx::stream_wait(full(n), (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
     {"stream.cuh", "bool mine = ready && R::free(cursor.next);", "bool mine = ready;", "deep", "wo_split=2 warps=2 ring=4"},
-    {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);", "", "deep", "wo_split=2 warps=2 ring=4", 4, "deadlock"},
+    {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
+    {"stream.cuh", "if (cta.lane == 0) ptx::store_shared(reads(n), n / L::stages + 1u);", "", "deep", "wo_split=2 warps=2 ring=4", 4, "deadlock"},
     {"stream.cuh", "drawn += u32(items + L::warps);", "drawn += u32(items);", "tiny_qwen35_27b", "", 4, "deadlock"},
     {"phases/attn.cuh", "      ring.release(cta, cache.number(2 * block + 1));\n", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "        v = ring.wait(cache.number(2 * block + 1));\n", "        v = ring.wait(cache.number(2 * block));\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "    cache.pass(cta, shared_unit<H>(cta).rounds);\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
-    {"gemv.cuh", "  int unit = units<G>(cta).begin + i / G::segments;\n", "  int unit = units<G>(cta).begin + (i + 1) / G::segments;\n", "deep", "wo_split=2"},
+    {"gemv.cuh", "  int unit = u.begin + first + rest - fold * width;\n", "  int unit = u.begin + first + (rest + 1) - fold * width;\n", "deep", "wo_split=2"},
+    {"gemv.cuh", "width == 3 ? rest / 3", "width == 3 ? rest / 4", "teams", "", 5},
+    {"gemv.cuh", "if (!p.live) return;", "", "teams", "", 5},
+    {"core/fast/warpgroup.cuh", "if (g < G::segment_least || g < count) add", "add", "teams", "math=fast", 5},
+    {"core/fast/warpgroup.cuh", "acc[j][1], 0.0625f", "acc[j][1], 0.0f", "teams", "math=fast", 5},
+    {"core/fast/pairs.cuh", "w.word[j] = j == block ? codes : 0u", "w.word[j] = codes", "teams", "math=fast", 5},
+    {"core/fast/nvfp4.cuh", "ptx::from_f16(scales), ptx::from_f16(scales >> 16)", "ptx::from_f16(scales), ptx::from_f16(scales)", "teams", "math=fast", 5},
     // the choice
     {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
     {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},
@@ -99,17 +110,17 @@ const Mutant kMutants[] = {
     {"heads.cuh", "rows.offset(position)", "rows.offset(position ^ 1)", "tiny_llama31_8b", ""},
     {"phases/attn.cuh", "if (Q::append && u.tile == 0) heads::store_row", "if (Q::append && u.tile == 1) heads::store_row", "tiny_llama31_8b", ""},
     {"phases/attn.cuh", "if (cta.warp + half < H::warps) core.append(cta, mine);", "if (cta.warp + half < H::warps - 1) core.append(cta, mine);", "tiny_attn_only", ""},
-    {"phases/attn.cuh", "if (!event::elect_cta(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;", "if (u.chunk != u.chunks - 1) return;", "chunks", "", 7},
+    {"phases/attn.cuh", "if (!event::elect_cta<H>(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;", "if (u.chunk != u.chunks - 1) return;", "chunks", "", 7},
     // order of sums
     {"gemv.cuh", "slots + ((i64)(first + s) * G::tokens", "slots + ((i64)(G::slots - 1 - first - s) * G::tokens", "deep", "wo_split=4"},
     {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
     {"rms.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
     // synchronisation inside a CTA
-    {"gemv.cuh", "    ptx::sync_workers();\n    int k0", "    int k0", "deep", "wo_split=2"},
-    {"gemv.cuh", "    ptx::sync_workers(); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
-    {"phases/attn.cuh", "    ptx::sync_workers();\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_qwen35_27b", ""},
-    {"phases/attn.cuh", "    ptx::sync_workers();\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_llama31_8b", "", 7},
-    {"phases/attn.cuh", "    ptx::sync_workers();\n    merge<H>", "    merge<H>", "tiny_attn_only", ""},
+    {"gemv.cuh", "    ptx::sync_workers(G::threads);\n    Units u = in_slot", "    Units u = in_slot", "deep", "wo_split=2"},
+    {"gemv.cuh", "    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
+    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_qwen35_27b", ""},
+    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_llama31_8b", "", 7},
+    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    merge<H>", "    merge<H>", "tiny_attn_only", ""},
     {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "tall", "warps=15", 1},
     // what may be written
     {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},

@@ -181,22 +181,22 @@ PHASEC_KERNEL(128) k(const __grid_constant__ Args args) {
   }
 }
 
-TEST_CASE("sim: sync_workers is met by all but the last warp, and orders what they wrote") {
+TEST_CASE("sim: sync_workers is met by the first warps, and orders what they wrote") {
   // args.m: 1 drops the barrier, 2 has the last warp call it, 3 has one worker wait for all threads instead.
   const char *body = R"(
 PHASEC_KERNEL(128) k(const __grid_constant__ Args args) {
   u32 *line = (u32 *)ptx::shared_base();
   if (args.m == 3 && ptx::warp() == 1) ptx::sync_cta();
   if (ptx::warp() == 3) {
-    if (args.m == 2) ptx::sync_workers();
+    if (args.m == 2) ptx::sync_workers(96);
     return;
   }
   u32 v = u32(ptx::thread());
   for (int round = 0; round < args.n; round++) {
     line[ptx::thread()] = v;
-    if (args.m != 1) ptx::sync_workers();
+    if (args.m != 1) ptx::sync_workers(96);
     v = line[(ptx::thread() + 33) % 96] * 3u + 1u;
-    ptx::sync_workers();
+    ptx::sync_workers(96);
   }
   ((u32 *)args.a)[ptx::thread()] = v;
 }

@@ -245,6 +245,97 @@ PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {
   }
 }
 
+TEST_CASE("fast: e4m3 from floats: every code comes back, halves go to even, what is beyond 448 becomes 448") {
+  std::vector<uint32_t> back = forAll16("", "r = ptx::to_e4m3x2(ptx::from_f16(ptx::e4m3_to_f16(v & 0xffu)), -ptx::from_f16(ptx::e4m3_to_f16(v & 0xffu)));");
+  for (uint32_t v = 0; v < 256; v++) {
+    REQUIRE(same(e4m3(back[v] & 0xffu), e4m3(v)));
+    REQUIRE(same(e4m3(back[v] >> 8), -e4m3(v)));
+  }
+  std::vector<uint32_t> half = forAll16("", "float a = ptx::from_f16(ptx::e4m3_to_f16(v & 0xffu)), b = ptx::from_f16(ptx::e4m3_to_f16((v & 0x7fu) < 0x7eu ? (v & 0xffu) + 1u : v & 0xffu)), m = a + (b - a) * 0.5f;\n"
+                                            "    float e = (b - a) * 0.125f;\n"
+                                            "    r = ptx::to_e4m3(m) | ptx::to_e4m3(m + e) << 8 | ptx::to_e4m3(m - e) << 16;");
+  for (uint32_t v = 0; v < 256; v++)
+    if ((v & 0x7fu) < 0x7eu) REQUIRE_MESSAGE(half[v] == ((v & 1u ? v + 1 : v) | (v + 1) << 8 | v << 16), v);
+  std::vector<uint32_t> ends = forAll16("", "r = ptx::to_e4m3x2(v == 0 ? 449.0f : 1e30f, v == 0 ? -1e30f : ptx::from_bits(0x7fc00000u));");
+  CHECK(ends[0] == 0xfe7eu);
+  CHECK(ends[1] == 0x7f7eu);
+}
+
+TEST_CASE("fast: a team multiplies four row tiles with staged pairs: eight bits of every value count, and its own tokens, blocks and granules only") {
+  // Granules of a slot of three, of which the segment has the last two and one that is not its own; everything else in shared
+  // memory is NaN. Weights and values are such that sums are exact but for the block scales' products.
+  for (auto [format, tokens] : {std::pair{"nvfp4", 1}, {"nvfp4", 2}, {"nvfp4", 3}, {"fp8_e4m3", 3}, {"fp8_e4m3", 6}, {"fp8_e4m3", 16}}) {
+    CAPTURE(format);
+    CAPTURE(tokens);
+    bool nvfp4 = !strcmp(format, "nvfp4");
+    std::string text = withIncludes(std::string("core/fast/") + format + ".cuh") + R"(
+struct Buffers { u8 *a, *b, *c; int n, m; };
+struct L {
+  static constexpr int tokens = )" + std::to_string(tokens) + R"(, warps = 4, threads = 128, team = 4, stages = 4, step = 0, fold_buffers = 4, fold_bytes = 4096;
+  static constexpr int ring_offset = 0, barriers_offset = 0, reads_offset = 0, units_offset = 0, fold_offset = 0, fold_sync_offset = 0, tile_offset = 0;
+  static constexpr int scratch_offset = 16384, operand_offset = 16640, table_entries = 1, instances = 1, instance_counter = 3, owed_offset = 0, left_offset = 0;
+};
+struct G : L {
+  static constexpr int segments = 1, segment_granules = 3, segment_least = 2, operand_stride = 3 * 64 + 8, rows = 64, cols = 192, slots = 1;
+  using Format = weights::)" + format + R"(;
+};
+PHASEC_KERNEL(160) k(const __grid_constant__ Buffers args) {
+  using Format = G::Format;
+  const u16 *codes = (const u16 *)args.a; // [warp][granule of 3][16][64], then scales [warp][granule][16][4]
+  const float *x = (const float *)args.b; // [tokens][192]
+  u8 *shared = ptx::shared_base(), *stage = shared + ptx::warp() * 4096;
+  if (ptx::warp() == 4) return;
+  for (int i = ptx::thread(); i < 160 * 256; i += 128) ((u32 *)shared)[i] = 0x7f7f7f7fu;
+  ptx::sync_workers(128);
+  Cta cta{};
+  cta.tokens = G::tokens, cta.warp = ptx::warp(), cta.lane = ptx::lane();
+  for (int g = 0; g < 2; g++)
+    if (ptx::lane() == 0) {
+      u8 *granule = stage + g * Format::granule_bytes;
+      for (int i = 0; i < Format::granule_bytes; i++) granule[i] = 0;
+      const u16 *from = codes + (ptx::warp() * 3 + g + 1) * 1024;
+      for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 64; k++) Format::put(granule, row, k, from[row * 64 + k]);
+      )" + (nvfp4 ? "for (int row = 0; row < 16; row++) for (int k = 0; k < 4; k++) granule[Format::scale_offset(row, k * 16)] = u8(from[12288 + row * 64 + k]);" : "") + R"(
+    }
+  for (int i = ptx::thread(); i < G::tokens * 48; i += 128)
+    if (i % 48 >= 16) warpgroup::Operand<G>::store(cta, i / 48, i % 48 * 4, x + i / 48 * 192 + i % 48 * 4);
+  for (int t = ptx::thread(); t < G::tokens; t += 128) operand::scales<G>(cta)[t] = float(t + 1) * Format::unit();
+  ptx::fence_async_shared();
+  ptx::sync_workers(128);
+  float *sums = (float *)args.c + ptx::warp() * G::tokens * 16;
+  gemv::SegmentRow s{1, 3, 64, 192};
+  warpgroup::segment<G>(cta, stage, s, 0, 0, sums, ptx::warp() != args.n);
+}
+PHASEC_KERNEL_ENTRY(k, Buffers)
+)";
+    std::vector<uint16_t> codes(2 * 12288);
+    for (size_t i = 0; i < codes.size(); i++) codes[i] = uint16_t(i < 12288 ? (i * 2654435761u >> 9) & (nvfp4 ? 15u : 0xbfu) : 0x28 + i * 7 % 24);
+    std::vector<float> x(size_t(tokens) * 192);
+    for (size_t i = 0; i < x.size(); i++) x[i] = float(int(i * 2246822519u >> 8 & 511) - 255); // nine bits with the sign
+    Bench bench(compiledSource(text), 1);
+    Args args{bench.put(codes), bench.put(x), bench.put(std::vector<float>(size_t(tokens) * 64, -1.0f)), 2, 0};
+    Status status = bench.launch(1, 160, 200 * 1024, args);
+    REQUIRE_MESSAGE(status.ok(), status.text());
+    auto got = bench.get<float>(args.c, size_t(tokens) * 64);
+    for (int w = 0; w < 4; w++)
+      for (int t = 0; t < tokens; t++)
+        for (int row = 0; row < 16; row++) {
+          double sum = 0, magnitude = 0;
+          for (int k = 64; k < 192; k++) {
+            size_t at = size_t((w * 3 + k / 64) * 1024 + row * 64);
+            double weight = nvfp4 ? e2m1(codes[at + size_t(k % 64)]) * e4m3(codes[12288 + at + size_t(k % 64 / 16)]) : e4m3(codes[at + size_t(k % 64)]);
+            sum += weight * double(x[size_t(t * 192 + k)]) * (t + 1);
+            magnitude += std::abs(weight * double(x[size_t(t * 192 + k)]) * (t + 1));
+          }
+          double v = double(got[size_t((w * tokens + t) * 16 + row)]);
+          if (w == 2) REQUIRE(v == -1.0); // not live: nothing is written
+          else REQUIRE_MESSAGE(std::abs(v - sum) <= 1e-6 * magnitude, "warp ", w, " token ", t, " row ", row, ": ", v, " for ", sum);
+        }
+    CHECK(bench.device->counters().mma == 4 * 2 * 3);
+  }
+}
+
 TEST_CASE("fast: the larger of two; a NaN loses against a number") {
   std::vector<uint32_t> got = forAll16("", "float nan = ptx::from_bits(0x7fc00000u), one = 1.0f; r = u32(ptx::max(nan, one) == one && ptx::max(one, nan) == one && ptx::max(-one, one) == one);");
   CHECK(got[0] == 1);

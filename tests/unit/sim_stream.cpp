@@ -10,7 +10,7 @@ namespace {
 /// second one's blocks in slots of half of them), and sum each.
 const char *kRing = R"(
 struct L {
-  static constexpr int warps = 4, stages = 5, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
+  static constexpr int warps = 4, threads = 128, stages = 5, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
   static constexpr int barriers_offset = 0, reads_offset = 512, feeder_tables_offset = 640, ring_offset = 1024;
 };
 struct Program {
@@ -40,7 +40,7 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Args args) {
     int items = Program::items(cta, step), slots = step + 1;
     for (int slot = 0; slot < slots; slot++) {
       int begin = share(items, slot, slots), count = share(items, slot + 1, slots) - begin;
-      ptx::sync_workers();
+      ptx::sync_workers(L::threads);
       for (u32 drawn = ptx::shfl(ring.draw(cta), 0); int(drawn) < count;) {
         u32 following = ring.draw(cta), n = ring.first + u32(begin) + drawn;
         const u32 *stage = (const u32 *)ring.wait(n);

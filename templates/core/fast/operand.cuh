@@ -1,11 +1,12 @@
 // operand.cuh (fast): what a GEMV multiplies its weights with, staged into shared memory slot by slot as 16-bit floats
 // [tokens][stride], by every CTA for itself: a norm never costs an event. bf16 weights meet bf16. The others meet f16, and
 // so that f16 covers bf16's range each token has a power of two per run of segments, which brings its largest magnitude
-// to [2^14, 2^15). The RMS factor commutes with the sum: it is applied to finished rows, not to the operand.
+// to [2^14, 2^15). For teams of warps they are pairs of e4m3 instead, up to 2^8 (pairs.cuh). The RMS factor commutes with
+// the sum: it is applied to finished rows, not to the operand.
 #pragma once
-#include "../../gemv.cuh"
 #include "../../rms.cuh"
 #include "float16.cuh"
+#include "pairs.cuh"
 
 namespace operand {
 
@@ -126,6 +127,7 @@ template <class G> static constexpr int runs() { return (G::segments + run_segme
 /// Stages one run of one token. One warp.
 template <class G> PHASEC_DEVICE void stage_run(const Cta &cta, int slot, int token, int run) {
   using Transform = typename G::Transform;
+  constexpr bool paired = warpgroup::takes<G>;
   constexpr int steps = (run_segments<G>() * G::segment_granules * gemv::kGranuleK + 255) / 256;
   int first = run * run_segments<G>(), last = first + run_segments<G>() < G::segments ? first + run_segments<G>() : G::segments;
   int begin = gemv::segment_row<G>(slot, first).granule_begin * gemv::kGranuleK;
@@ -151,20 +153,35 @@ template <class G> PHASEC_DEVICE void stage_run(const Cta &cta, int slot, int to
   }
   float power = 1.0f;
   if constexpr (G::Format::f16_operand) {
-    power = float16::power_for(ptx::butterfly_max(amax));
+    amax = ptx::butterfly_max(amax);
+    power = float16::power_for(amax, paired ? int(warpgroup::kTop) : 14);
+    if (paired && amax == ptx::from_bits(0x7f800000u)) power = ptx::from_bits(0x7fc00000u); // e4m3 has no infinity
     for (int fold = first + cta.lane; fold < last; fold += 32)
       scales<G>(cta)[token * G::segments + fold] = float16::inverse(power) * G::Format::unit();
   }
-  u16 *to = gemv::staged<G>(cta) + token * G::operand_stride + begin - gemv::slot_begin<G>(slot);
+  int offset = begin - gemv::slot_begin<G>(slot);
+  if constexpr (paired) {
 #pragma unroll
-  for (int i = 0; i < steps; i++) {
-    int in = i * 256 + cta.lane * 8;
-    Words4 w;
+    for (int i = 0; i < steps; i++) {
+      int in = i * 256 + cta.lane * 8;
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-      w.word[j] = G::Format::f16_operand ? ptx::to_f16x2(v[i][2 * j] * power, v[i][2 * j + 1] * power)
-                                         : ptx::to_bf16x2(v[i][2 * j], v[i][2 * j + 1]);
-    if (in < width) *(Words4 *)(to + in) = w;
+      for (int j = 0; j < 8; j++) v[i][j] = v[i][j] * power;
+      if (in >= width) continue;
+      warpgroup::Operand<G>::store(cta, token, offset + in, v[i]);
+      warpgroup::Operand<G>::store(cta, token, offset + in + 4, v[i] + 4);
+    }
+  } else {
+    u16 *to = gemv::staged<G>(cta) + token * G::operand_stride + offset;
+#pragma unroll
+    for (int i = 0; i < steps; i++) {
+      int in = i * 256 + cta.lane * 8;
+      Words4 w;
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+        w.word[j] = G::Format::f16_operand ? ptx::to_f16x2(v[i][2 * j] * power, v[i][2 * j + 1] * power)
+                                           : ptx::to_bf16x2(v[i][2 * j], v[i][2 * j + 1]);
+      if (in < width) *(Words4 *)(to + in) = w;
+    }
   }
 }
 
@@ -172,7 +189,9 @@ template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first
   if constexpr (G::Transform::norm && G::slots > 1)
     if (first) Norm::square_all<G>(cta);
 #pragma unroll 2
-  for (int job = cta.warp; job < cta.tokens * runs<G>(); job += G::warps) stage_run<G>(cta, slot, job / runs<G>(), job % runs<G>());
+  for (int job = cta.warp; job < cta.tokens * runs<G>(); job += G::warps)
+    stage_run<G>(cta, slot, job / runs<G>(), job % runs<G>());
+  if constexpr (warpgroup::takes<G>) ptx::fence_async_shared();
 }
 
 } // namespace operand

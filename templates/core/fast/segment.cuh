@@ -1,8 +1,8 @@
-// segment.cuh (fast): one segment of a GEMV on the tensor cores. A granule is four m16n8k16: A is the weights of sixteen
-// rows as the lanes own them, B the staged operand of eight tokens. The order of k inside a granule is a permutation that
-// both sides share: lane c of four has k 16c .. 16c + 15, four of them per mma.
+// segment.cuh (fast): one segment of a GEMV on the tensor cores, by a warp, or by a team where that is faster. A warp's granule
+// is four m16n8k16: A is the weights of sixteen rows as the lanes own them, B the staged operand of eight tokens. The order
+// of k inside a granule is a permutation that both sides share: lane c of four has k 16c .. 16c + 15, four of them per mma.
 #pragma once
-#include "operand.cuh"
+#include "warpgroup.cuh"
 
 namespace core {
 
@@ -11,8 +11,9 @@ struct Fragments {
   u32 a[4][4];
 };
 
+/// By one warp.
 template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums) {
+PHASEC_DEVICE void warp_segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums) {
   using Format = typename G::Format;
   constexpr int tiles = (G::tokens + 7) / 8; // of eight tokens
   float acc[2][tiles][4] = {}; // two chains: half the latency
@@ -49,6 +50,12 @@ PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentR
       if constexpr (Format::f16_operand) scale = operand::scales<G>(cta)[token * G::segments + fold];
       sums[token * weights::kTileRows + row + 8 * (i >> 1)] = (acc[0][t][i] + acc[1][t][i]) * scale;
     }
+}
+
+template <class G>
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums, bool live) {
+  if constexpr (warpgroup::takes<G>) warpgroup::segment<G>(cta, stage, s, fold, k0, sums, live);
+  else if (live) warp_segment<G>(cta, stage, s, fold, k0, sums);
 }
 
 } // namespace core

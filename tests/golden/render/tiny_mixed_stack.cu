@@ -3,7 +3,7 @@
 // reproduce: phasec render model.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 0; // ctas 0: a launch value
+  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
       table_offset = 148352, feeder_tables_offset = 148504, owed_offset = 149112, left_offset = 149440,
@@ -31,7 +31,7 @@ PHASEC_TABLE int qkv0_attention_segments[] = {0, 2, 0, 96};
 struct Qkv0_attention : Launch {
   static constexpr int step = 0;
   static constexpr int rows = 384, cols = 96, tiles = 24, granules = 2;
-  static constexpr int slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
+  static constexpr int slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
   static constexpr int weight = 13, scale_entry = 14, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -93,7 +93,7 @@ PHASEC_TABLE int wo2_attention_segments[] = {0, 1, 0, 64, 1, 2, 64, 128, 2, 3, 1
 struct Wo2_attention : Launch {
   static constexpr int step = 2;
   static constexpr int rows = 96, cols = 192, tiles = 6, granules = 3;
-  static constexpr int slots = 3, segments = 1, segment_granules = 1, operand_stride = 72;
+  static constexpr int slots = 3, segments = 1, segment_granules = 1, segment_least = 1, operand_stride = 72;
   static constexpr int weight = 16, scale_entry = 17, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Tagged;
@@ -124,7 +124,7 @@ PHASEC_TABLE int fc10_mlp_segments[] = {0, 2, 0, 96};
 struct Fc10_mlp : Launch {
   static constexpr int step = 3;
   static constexpr int rows = 352, cols = 96, tiles = 22, granules = 2;
-  static constexpr int slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
+  static constexpr int slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
   static constexpr int weight = 7, scale_entry = 0, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -155,7 +155,7 @@ PHASEC_TABLE int fc21_mlp_segments[] = {0, 3, 0, 176};
 struct Fc21_mlp : Launch {
   static constexpr int step = 4;
   static constexpr int rows = 96, cols = 176, tiles = 6, granules = 3;
-  static constexpr int slots = 1, segments = 1, segment_granules = 3, operand_stride = 200;
+  static constexpr int slots = 1, segments = 1, segment_granules = 3, segment_least = 3, operand_stride = 200;
   static constexpr int weight = 8, scale_entry = 9, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;

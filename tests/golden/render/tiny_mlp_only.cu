@@ -3,12 +3,12 @@
 // reproduce: phasec render tiny_mlp_only.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 0; // ctas 0: a launch value
+  static constexpr int tokens = 8, warps = 12, threads = 384, team = 4, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
       table_offset = 148352, feeder_tables_offset = 148448, owed_offset = 148832, left_offset = 148968,
-      fold_offset = 149632, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 157824,
-      tile_offset = 158080, scratch_offset = 163712, operand_offset = 163840; // shared memory, 167040 bytes
+      fold_offset = 149760, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 157952,
+      tile_offset = 158208, scratch_offset = 164352, operand_offset = 164480; // shared memory, 169088 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
       instance_counter = 3, owed_words = 2;
 };
@@ -25,7 +25,7 @@ PHASEC_TABLE int fc10_segments[] = {0, 2, 0, 112};
 struct Fc10 : Launch {
   static constexpr int step = 0;
   static constexpr int rows = 336, cols = 112, tiles = 21, granules = 2;
-  static constexpr int slots = 1, segments = 1, segment_granules = 2, operand_stride = 136;
+  static constexpr int slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
   static constexpr int weight = 7, scale_entry = 8, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
@@ -56,7 +56,7 @@ PHASEC_TABLE int fc21_segments[] = {0, 3, 0, 168};
 struct Fc21 : Launch {
   static constexpr int step = 1;
   static constexpr int rows = 112, cols = 168, tiles = 7, granules = 3;
-  static constexpr int slots = 1, segments = 1, segment_granules = 3, operand_stride = 200;
+  static constexpr int slots = 1, segments = 1, segment_granules = 3, segment_least = 3, operand_stride = 200;
   static constexpr int weight = 9, scale_entry = 10, elections = -1;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;

@@ -3,7 +3,7 @@
 // reproduce: phasec render tiny_wo_harness.phase --emit=cuda --target sm_90a --set math=exact --set wo_split=8 --set partition=seed --set slice_ctas=8
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, ctas = 32;
+  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 32;
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
       table_offset = 148352, feeder_tables_offset = 148432, owed_offset = 148752, left_offset = 148888,
@@ -32,7 +32,7 @@ PHASEC_TABLE int wo0_segments[] = {0, 1, 0, 6, 0, 1, 6, 13, 0, 1, 13, 19, 0, 1, 
 struct Wo0 : Launch {
   static constexpr int step = 0;
   static constexpr int rows = 80, cols = 208, tiles = 5, granules = 4;
-  static constexpr int slots = 32, segments = 1, segment_granules = 2, operand_stride = 136;
+  static constexpr int slots = 32, segments = 1, segment_granules = 2, segment_least = 1, operand_stride = 136;
   static constexpr int weight = 7, scale_entry = 8, elections = -1;
   static constexpr auto assignment = gemv::Assignment::SlotCta;
   static constexpr auto fold = gemv::Fold::Consumers;

@@ -1,0 +1,91 @@
+// warpgroup.cuh (fast, sm_90a): one segment of four neighbouring row tiles by a team of four warps. A granule is two m64k32
+// of 8-bit floats: A is the weights of each warp's sixteen rows as its lanes own them, B the staged pairs of all four. The
+// order of k inside a granule is a permutation that both sides share: lane c of four has k 16c .. 16c + 15.
+#pragma once
+#include "operand.cuh"
+
+namespace warpgroup {
+
+/// A lane's bytes of a granule as they lie, and as the A operands of its two m64k32.
+struct Codes {
+  Words4 of[2];
+};
+struct Fragments {
+  u32 a[2][4];
+};
+/// Whether sums begin with this multiplication.
+template <bool> struct Begin {};
+/// What sums over a lane's block of a granule are multiplied with, rows r and r + 8.
+struct RowScales {
+  float row, row8;
+};
+
+template <class G, int Groups> struct Segment {
+  using Format = typename G::Format;
+  float acc[Groups][4]; ///< rows r, r, r + 8, r + 8: high and low parts
+
+  PHASEC_DEVICE static Codes load(const u8 *stage, int g, int lane) { return codes8(Format{}, stage + g * Format::granule_bytes, lane); }
+  /// Begins to multiply granule g.
+  PHASEC_DEVICE static void issue(const Codes &codes, int g, u64 b, float (&d)[Groups][4]) {
+    Fragments f = fragments8(Format{}, codes);
+    u64 at = b + u64(g * (4 * Operand<G>::core_bytes / 16));
+    ptx::wgmma_fence();
+    multiply(Format{}, Begin<true>{}, d, f.a[0], at);
+    multiply(Format{}, Begin<false>{}, d, f.a[1], at + u64(2 * Operand<G>::core_bytes / 16));
+    ptx::wgmma_commit();
+  }
+  PHASEC_DEVICE void add(const RowScales &s, const float (&d)[Groups][4]) {
+#pragma unroll
+    for (int j = 0; j < Groups; j++) {
+      acc[j][0] = ptx::fma(d[j][0], s.row, acc[j][0]), acc[j][1] = ptx::fma(d[j][1], s.row, acc[j][1]);
+      acc[j][2] = ptx::fma(d[j][2], s.row8, acc[j][2]), acc[j][3] = ptx::fma(d[j][3], s.row8, acc[j][3]);
+    }
+  }
+  /// Adds granule g, whose sums are under way in `now`, and those behind it; `codes` are the next one's. What lies behind a
+  /// shorter segment's `count` is multiplied and forgotten.
+  template <int g>
+  PHASEC_DEVICE void finish(const u8 *stage, int count, int lane, u64 b, Codes codes, float (&now)[Groups][4], float (&next)[Groups][4]) {
+    if constexpr (g + 1 < G::segment_granules) issue(codes, g + 1, b, next);
+    if constexpr (g + 2 < G::segment_granules) codes = load(stage, g + 2, lane);
+    RowScales scales = row_scales(Format{}, stage + g * Format::granule_bytes, lane);
+    ptx::wgmma_wait<(g + 1 < G::segment_granules)>();
+    if (g < G::segment_least || g < count) add(scales, now);
+    if constexpr (g + 1 < G::segment_granules) finish<g + 1>(stage, count, lane, b, codes, next, now);
+  }
+  PHASEC_DEVICE void run(const Cta &cta, const u8 *stage, int count, int first) {
+    u64 b = ptx::wgmma_operand(Operand<G>::at(cta, 0, first, 0), Operand<G>::core_bytes, Operand<G>::group_bytes);
+    float even[Groups][4], odd[Groups][4];
+#pragma unroll
+    for (int j = 0; j < Groups * 4; j++) acc[j / 4][j % 4] = 0.0f;
+    issue(load(stage, 0, cta.lane), 0, b, even);
+    finish<0>(stage, count, cta.lane, b, load(stage, G::segment_granules > 1, cta.lane), even, odd);
+  }
+  PHASEC_DEVICE void store(const Cta &cta, int fold, float *sums) const {
+    int row = cta.lane >> 2, own = cta.lane & 3;
+#pragma unroll
+    for (int j = 0; j < Groups; j++) {
+      float v = ptx::fma(acc[j][1], 0.0625f, acc[j][0]), v8 = ptx::fma(acc[j][3], 0.0625f, acc[j][2]);
+      int token = 4 * j + own;
+      if constexpr (Operand<G>::by_block) { // four lanes have a block each
+        v = v + ptx::from_bits(ptx::shfl_xor(ptx::bits(v), 1)), v8 = v8 + ptx::from_bits(ptx::shfl_xor(ptx::bits(v8), 1));
+        v = v + ptx::from_bits(ptx::shfl_xor(ptx::bits(v), 2)), v8 = v8 + ptx::from_bits(ptx::shfl_xor(ptx::bits(v8), 2));
+        token = j;
+        if (own != j) continue;
+      }
+      if (token >= cta.tokens) continue;
+      float scale = operand::scales<G>(cta)[token * G::segments + fold];
+      sums[token * weights::kTileRows + row] = v * scale;
+      sums[token * weights::kTileRows + row + 8] = v8 * scale;
+    }
+  }
+};
+
+template <class G>
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums, bool live) {
+  constexpr int columns = G::tokens * G::Format::columns, groups = columns <= 8 ? 1 : columns <= 16 ? 2 : 4;
+  Segment<G, groups> segment;
+  segment.run(cta, stage, s.granule_end - s.granule_begin, s.granule_begin - k0 / weights::kGranuleK);
+  if (live) segment.store(cta, fold, sums);
+}
+
+} // namespace warpgroup

@@ -14,47 +14,53 @@ namespace operand {
 template <class G> PHASEC_DEVICE float *scales(const Cta &cta) { return (float *)(ptx::shared_base() + G::scratch_offset); }
 template <class G> PHASEC_DEVICE float *squares(const Cta &cta) { return scales<G>(cta) + G::tokens * G::segments; }
 
-/// Eight values from x[0]; the rows of a matrix whose width is a multiple of eight are aligned for one load.
-template <bool Aligned, class T> PHASEC_DEVICE void load8(const T *x, float (&v)[8]) {
-  if constexpr (Aligned && sizeof(T) == 2) {
-    Words4 w = *(const Words4 *)x;
+/// Eight values of a row of n, from k on, as they lie: loaded without a branch and converted later, so that the loads of many
+/// stay together. Rows of a multiple of eight are aligned for one load.
+template <class T, int n> struct Eight {
+  Words4 words[sizeof(T) / 2];
+
+  PHASEC_DEVICE void load(const T *row, int k) {
+    if constexpr (n % 8 == 0) {
+      const Words4 *from = (const Words4 *)(row + (k < n ? k : 0));
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      v[2 * i] = ptx::from_bits(w.word[i] << 16);
-      v[2 * i + 1] = ptx::from_bits(w.word[i] & 0xffff0000u);
+      for (int i = 0; i < int(sizeof(T) / 2); i++) words[i] = from[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; i++) put(i, row[k + i < n ? k + i : 0]);
     }
-  } else if constexpr (Aligned) {
-    Words4 w[2] = {((const Words4 *)x)[0], ((const Words4 *)x)[1]};
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = ptx::from_bits(w[i / 4].word[i % 4]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = numeric::load(x + i);
   }
-}
+  /// Zero from the row's end on.
+  PHASEC_DEVICE float value(int k, int i) const {
+    u32 word = sizeof(T) == 2 ? words[0].word[i / 2] : words[i / 4].word[i % 4];
+    if (sizeof(T) == 2) word = i % 2 ? word & 0xffff0000u : word << 16;
+    return (n % 8 == 0 ? k : k + i) < n ? ptx::from_bits(word) : 0.0f;
+  }
 
-/// x[k .. k + 7] of one token; zero from G::cols on.
-template <class G> PHASEC_DEVICE void load_x(const Cta &cta, int token, int k, float (&v)[8]) {
-  const typename G::X::Type *x = G::X::at(cta) + (i64)token * G::cols;
-  constexpr bool aligned = G::cols % 8 == 0;
-  if (aligned ? k < G::cols : k + 8 <= G::cols) load8<aligned>(x + k, v);
-  else
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = k + i < G::cols ? numeric::load(x + k + i) : 0.0f;
-}
+private:
+  PHASEC_DEVICE void put(int i, float v) { words[i / 4].word[i % 4] = ptx::bits(v); }
+  PHASEC_DEVICE void put(int i, bf16 v) {
+    u32 &word = words[0].word[i / 2];
+    word = i % 2 ? word | u32(v.raw) << 16 : u32(v.raw);
+  }
+};
+template <class G> using EightX = Eight<typename G::X::Type, G::cols>;
+template <class G> PHASEC_DEVICE const typename G::X::Type *row_of(const Cta &cta, int token) { return G::X::at(cta) + (i64)token * G::cols; }
 
-PHASEC_DEVICE float sum_of_squares(const float (&v)[8], float sum) {
+template <class T, int n> PHASEC_DEVICE float sum_of_squares(const Eight<T, n> &x, int k, float sum) {
 #pragma unroll
-  for (int i = 0; i < 8; i++) sum = ptx::fma(v[i], v[i], sum);
+  for (int i = 0; i < 8; i++) sum = ptx::fma(x.value(k, i), x.value(k, i), sum);
   return sum;
 }
 
 template <class G> static constexpr int runs();
 
-/// What all transforms share: nothing before the staging, no factor behind it.
+/// What all transforms share: nothing is needed beside the values, nothing becomes of them, no factor behind the sum.
 struct Plain {
   static constexpr bool norm = false;
-  template <class G> PHASEC_DEVICE static void apply(const Cta &, int, float (&)[8]) {}
+  template <class G> struct Step {
+    PHASEC_DEVICE void load(const Cta &, int) {}
+    PHASEC_DEVICE void apply(int, float (&)[8]) const {}
+  };
   template <class G> PHASEC_DEVICE static float finished(const Cta &, int, float v) { return v; }
 };
 
@@ -64,16 +70,15 @@ struct Norm {
   /// Sums of squares per token: one per run of the only slot, else one per 512 columns.
   template <class G> static constexpr int parts() { return G::slots == 1 ? runs<G>() : (G::cols + 511) / 512; }
 
-  template <class G> PHASEC_DEVICE static void apply(const Cta &cta, int k, float (&v)[8]) {
+  template <class G> struct Step {
     using N = typename G::Transform;
-    float g[8];
-    if (k + 8 <= G::cols) load8<true>(N::Gamma::at(cta) + k, g);
-    else
+    Eight<typename N::Gamma::Type, G::cols> gamma;
+    PHASEC_DEVICE void load(const Cta &cta, int k) { gamma.load(N::Gamma::at(cta), k); }
+    PHASEC_DEVICE void apply(int k, float (&v)[8]) const {
 #pragma unroll
-      for (int i = 0; i < 8; i++) g[i] = k + i < G::cols ? numeric::load(N::Gamma::at(cta) + k + i) : 0.0f;
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = v[i] * (N::one_plus ? 1.0f + g[i] : g[i]);
-  }
+      for (int i = 0; i < 8; i++) v[i] = v[i] * (N::one_plus ? 1.0f + gamma.value(k, i) : gamma.value(k, i));
+    }
+  };
   template <class G> PHASEC_DEVICE static float factor(const Cta &cta, const float *part) {
     float sum = part[0];
 #pragma unroll
@@ -83,17 +88,26 @@ struct Norm {
   template <class G> PHASEC_DEVICE static float finished(const Cta &cta, int token, float v) {
     return v * factor<G>(cta, squares<G>(cta) + token * parts<G>());
   }
-  /// All K of every token, for a slot that holds only some of it.
+  /// All K of every token, for a slot that holds only some of it. Each wait for memory is long and a store to shared memory
+  /// ends what may be loaded ahead: several jobs' loads are asked for together.
   template <class G> PHASEC_DEVICE static void square_all(const Cta &cta) {
-    constexpr int n = parts<G>();
-#pragma unroll 2
-    for (int job = cta.warp; job < cta.tokens * n; job += G::warps) {
-      int token = job / n, k = job % n * 512 + cta.lane * 8;
-      float a[8], b[8];
-      load_x<G>(cta, token, k, a);
-      load_x<G>(cta, token, k + 256, b);
-      float sum = ptx::butterfly_sum(sum_of_squares(b, sum_of_squares(a, 0.0f)));
-      if (cta.lane == 0) squares<G>(cta)[job] = sum;
+    constexpr int n = parts<G>(), together = G::tokens > 2 ? 4 : 1;
+    int jobs = cta.tokens * n;
+#pragma unroll 1
+    for (int first = cta.warp; first < jobs; first += together * G::warps) {
+      EightX<G> x[together][2];
+#pragma unroll
+      for (int i = 0; i < together; i++) {
+        int job = first + i * G::warps < jobs ? first + i * G::warps : first, k = job % n * 512 + cta.lane * 8;
+        x[i][0].load(row_of<G>(cta, job / n), k), x[i][1].load(row_of<G>(cta, job / n), k + 256);
+      }
+      ptx::sync_warp(); // no load is put off until it is needed
+#pragma unroll
+      for (int i = 0; i < together; i++) {
+        int job = first + i * G::warps, k = job % n * 512 + cta.lane * 8;
+        float sum = ptx::butterfly_sum(sum_of_squares(x[i][1], k + 256, sum_of_squares(x[i][0], k, 0.0f)));
+        if (cta.lane == 0 && job < jobs) squares<G>(cta)[job] = sum;
+      }
     }
   }
 };
@@ -101,16 +115,18 @@ struct Norm {
 /// NVFP4 activations: per 16 values (two lanes) the scale amax / 6 in e4m3, the values re-quantised to e2m1; staged as their
 /// products, which f16 and bf16 hold exactly.
 struct QuantNvfp4 : Plain {
-  template <class G> PHASEC_DEVICE static void apply(const Cta &, int, float (&v)[8]) {
-    float amax = 0.0f;
+  template <class G> struct Step : Plain::Step<G> {
+    PHASEC_DEVICE void apply(int, float (&v)[8]) const {
+      float amax = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 8; i++) amax = ptx::max(amax, ptx::abs(v[i]));
-    amax = ptx::max(amax, ptx::from_bits(ptx::shfl_xor(ptx::bits(amax), 1)));
-    float scale = numeric::from_e4m3(numeric::to_e4m3(ptx::div(amax, 6.0f)));
+      for (int i = 0; i < 8; i++) amax = ptx::max(amax, ptx::abs(v[i]));
+      amax = ptx::max(amax, ptx::from_bits(ptx::shfl_xor(ptx::bits(amax), 1)));
+      float scale = numeric::from_e4m3(numeric::to_e4m3(ptx::div(amax, 6.0f)));
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-      v[i] = scale == 0.0f ? 0.0f : numeric::from_e2m1(numeric::to_e2m1(ptx::div(v[i], scale))) * scale;
-  }
+      for (int i = 0; i < 8; i++)
+        v[i] = scale == 0.0f ? 0.0f : numeric::from_e2m1(numeric::to_e2m1(ptx::div(v[i], scale))) * scale;
+    }
+  };
 };
 
 /// Segments that are staged together and share a power of two: as many as leave work for every warp, up to a thousand k,
@@ -124,73 +140,96 @@ template <class G> static constexpr int run_segments() {
 }
 template <class G> static constexpr int runs() { return (G::segments + run_segments<G>() - 1) / run_segments<G>(); }
 
-/// Stages one run of one token. One warp.
-template <class G> PHASEC_DEVICE void stage_run(const Cta &cta, int slot, int token, int run) {
+/// One run of one token on its way to shared memory. One warp.
+template <class G> struct Staging {
   using Transform = typename G::Transform;
-  constexpr bool paired = warpgroup::takes<G>;
-  constexpr int steps = (run_segments<G>() * G::segment_granules * gemv::kGranuleK + 255) / 256;
-  int first = run * run_segments<G>(), last = first + run_segments<G>() < G::segments ? first + run_segments<G>() : G::segments;
-  int begin = gemv::segment_row<G>(slot, first).granule_begin * gemv::kGranuleK;
-  int width = gemv::segment_row<G>(slot, last - 1).granule_end * gemv::kGranuleK - begin;
-  float v[steps][8], sum = 0.0f, amax = 0.0f;
+  enum : int { kSteps = (run_segments<G>() * G::segment_granules * gemv::kGranuleK + 255) / 256 };
+  EightX<G> x[kSteps];
+  typename Transform::template Step<G> steps[kSteps];
+  int token, run, first, last, begin, width; ///< segments [first, last); k of the first, and how many
+
+  PHASEC_DEVICE void load(const Cta &cta, int slot, int job) {
+    token = job / runs<G>(), run = job % runs<G>();
+    first = run * run_segments<G>(), last = first + run_segments<G>() < G::segments ? first + run_segments<G>() : G::segments;
+    begin = gemv::segment_row<G>(slot, first).granule_begin * gemv::kGranuleK;
+    width = gemv::segment_row<G>(slot, last - 1).granule_end * gemv::kGranuleK - begin;
 #pragma unroll
-  for (int i = 0; i < steps; i++) {
-    int in = i * 256 + cta.lane * 8;
+    for (int i = 0; i < kSteps; i++) x[i].load(row_of<G>(cta, token), k(cta, i));
 #pragma unroll
-    for (int j = 0; j < 8; j++) v[i][j] = 0.0f;
-    if (in < width) load_x<G>(cta, token, begin + in, v[i]);
+    for (int i = 0; i < kSteps; i++) steps[i].load(cta, k(cta, i));
   }
+  /// Transforms, scales and stores what was loaded.
+  PHASEC_DEVICE void store(const Cta &cta, int slot) {
+    float v[kSteps][8], sum = 0.0f, amax = 0.0f;
 #pragma unroll
-  for (int i = 0; i < steps; i++) {
-    if (Transform::norm && G::slots == 1) sum = sum_of_squares(v[i], sum);
-    Transform::template apply<G>(cta, begin + i * 256 + cta.lane * 8, v[i]);
+    for (int i = 0; i < kSteps; i++) {
+      if (Transform::norm && G::slots == 1) sum = sum_of_squares(x[i], k(cta, i), sum);
 #pragma unroll
-    for (int j = 0; j < 8; j++) amax = ptx::max(amax, ptx::abs(v[i][j]));
-  }
-  if (Transform::norm && G::slots == 1) {
-    sum = ptx::butterfly_sum(sum);
-    if (cta.lane == 0) squares<G>(cta)[token * Norm::parts<G>() + run] = sum;
-  }
-  float power = 1.0f;
-  if constexpr (G::Format::f16_operand) {
-    amax = ptx::butterfly_max(amax);
-    power = float16::power_for(amax, paired ? int(warpgroup::kTop) : 14);
-    if (paired && amax == ptx::from_bits(0x7f800000u)) power = ptx::from_bits(0x7fc00000u); // e4m3 has no infinity
-    for (int fold = first + cta.lane; fold < last; fold += 32)
-      scales<G>(cta)[token * G::segments + fold] = float16::inverse(power) * G::Format::unit();
-  }
-  int offset = begin - gemv::slot_begin<G>(slot);
-  if constexpr (paired) {
+      for (int j = 0; j < 8; j++) v[i][j] = x[i].value(k(cta, i), j);
+      steps[i].apply(k(cta, i), v[i]);
 #pragma unroll
-    for (int i = 0; i < steps; i++) {
+      for (int j = 0; j < 8; j++) amax = ptx::max(amax, ptx::abs(v[i][j]));
+    }
+    if (Transform::norm && G::slots == 1) {
+      sum = ptx::butterfly_sum(sum);
+      if (cta.lane == 0) squares<G>(cta)[token * Norm::parts<G>() + run] = sum;
+    }
+    float power = 1.0f;
+    if constexpr (G::Format::f16_operand) power = power_for(cta, ptx::butterfly_max(amax));
+    int offset = begin - gemv::slot_begin<G>(slot);
+#pragma unroll
+    for (int i = 0; i < kSteps; i++) {
       int in = i * 256 + cta.lane * 8;
 #pragma unroll
       for (int j = 0; j < 8; j++) v[i][j] = v[i][j] * power;
-      if (in >= width) continue;
-      warpgroup::Operand<G>::store(cta, token, offset + in, v[i]);
-      warpgroup::Operand<G>::store(cta, token, offset + in + 4, v[i] + 4);
+      if (in < width) put(cta, offset + in, v[i]);
     }
-  } else {
-    u16 *to = gemv::staged<G>(cta) + token * G::operand_stride + offset;
-#pragma unroll
-    for (int i = 0; i < steps; i++) {
-      int in = i * 256 + cta.lane * 8;
+  }
+
+private:
+  /// The lane's k of step i; behind the row's end where the run has no more.
+  PHASEC_DEVICE int k(const Cta &cta, int i) const {
+    int in = i * 256 + cta.lane * 8;
+    return in < width ? begin + in : int(G::cols);
+  }
+  /// The power of two that the run is multiplied with, and what undoes it.
+  PHASEC_DEVICE float power_for(const Cta &cta, float amax) const {
+    float power = float16::power_for(amax, warpgroup::takes<G> ? int(warpgroup::kTop) : 14);
+    if (warpgroup::takes<G> && amax == ptx::from_bits(0x7f800000u)) power = ptx::from_bits(0x7fc00000u); // e4m3 has no infinity
+    for (int fold = first + cta.lane; fold < last; fold += 32)
+      scales<G>(cta)[token * G::segments + fold] = float16::inverse(power) * G::Format::unit();
+    return power;
+  }
+  PHASEC_DEVICE void put(const Cta &cta, int k, const float (&x)[8]) const {
+    if constexpr (warpgroup::takes<G>) {
+      warpgroup::Operand<G>::store(cta, token, k, x);
+      warpgroup::Operand<G>::store(cta, token, k + 4, x + 4);
+    } else {
       Words4 w;
 #pragma unroll
       for (int j = 0; j < 4; j++)
-        w.word[j] = G::Format::f16_operand ? ptx::to_f16x2(v[i][2 * j] * power, v[i][2 * j + 1] * power)
-                                           : ptx::to_bf16x2(v[i][2 * j], v[i][2 * j + 1]);
-      if (in < width) *(Words4 *)(to + in) = w;
+        w.word[j] = G::Format::f16_operand ? ptx::to_f16x2(x[2 * j], x[2 * j + 1]) : ptx::to_bf16x2(x[2 * j], x[2 * j + 1]);
+      *(Words4 *)(gemv::staged<G>(cta) + token * G::operand_stride + k) = w;
     }
   }
-}
+};
 
+/// Several runs are loaded together where there are more than warps, as in Norm::square_all.
 template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first) {
+  constexpr int together = G::tokens * runs<G>() > G::warps && Staging<G>::kSteps <= 4 ? 2 : 1;
   if constexpr (G::Transform::norm && G::slots > 1)
     if (first) Norm::square_all<G>(cta);
-#pragma unroll 2
-  for (int job = cta.warp; job < cta.tokens * runs<G>(); job += G::warps)
-    stage_run<G>(cta, slot, job / runs<G>(), job % runs<G>());
+  int jobs = cta.tokens * runs<G>();
+#pragma unroll 1
+  for (int job = cta.warp; job < jobs; job += together * G::warps) {
+    Staging<G> staging[together];
+#pragma unroll
+    for (int i = 0; i < together; i++) staging[i].load(cta, slot, job + i * G::warps < jobs ? job + i * G::warps : job);
+    ptx::sync_warp(); // no load is put off until it is needed
+#pragma unroll
+    for (int i = 0; i < together; i++)
+      if (job + i * G::warps < jobs) staging[i].store(cta, slot);
+  }
   if constexpr (warpgroup::takes<G>) ptx::fence_async_shared();
 }
 

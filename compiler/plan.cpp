@@ -218,13 +218,13 @@ private:
     }
     return align(words * 4, 8);
   }
-  int64_t leftBytes() const { return unitsBytes() / 2; }
+  int64_t leftBytes() const { return unitsBytes() / 4; }
 
-  /// The share of units of every step.
+  /// What a CTA knows of every step's share: its units, or the chunks of each sequence.
   int64_t unitsBytes() const {
     int64_t steps = 0;
     for (const Body &b : plan_.bodies) steps += int64_t(b.steps.size());
-    return align(steps * 8, 128);
+    return align(steps * 16, 128);
   }
 
   /// Factors of the staged operand: one per token and segment, the norm's and its partial sums; a word for CTA elections.
@@ -296,6 +296,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
     const ir::Layer &layer = module.layers[body.layer];
     for (Step &s : body.steps) {
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
+      if (s.gemv.fold == Fold::Atomic) s.gemv.elections = take(s.gemv.tiles);
       if (s.op == ir::Op::qkv && !s.gemv.raw) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
       if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("kv_heads") * plan.tokens_max * s.attention.pair_tiles);
       if (s.argmax.cols) s.argmax.elections = take(s.argmax.groups + 1);
@@ -336,6 +337,8 @@ namespace {
 
 Status checkSchedule(const ir::Module &module, const Plan &plan) {
   const Schedule &s = plan.schedule;
+  if (s.word("reduce") == "atomic" && s.word("math") == "exact")
+    return Status::input("reduce = atomic has no order of sums, and math = exact is one; set math = fast, or drop reduce");
   int64_t split = s.integer("wo_split");
   bool has_wo = false;
   for (const Body &b : plan.bodies) has_wo |= module.layers[b.layer].find(ir::Op::wo) != nullptr;
@@ -410,14 +413,16 @@ void addSlotRegions(Plan &plan) {
     for (Step &s : body.steps) {
       Gemv &g = s.gemv;
       if (!g.rows) continue;
-      if (s.op != ir::Op::wo) g.fold = g.slots == 1 ? Fold::Direct : Fold::Tagged;
-      if (g.fold == Fold::Tagged && g.slots_region >= 0) body.regions[g.slots_region].dtype = "tagged"; // a float and a tag
+      Fold several = plan.schedule.word("reduce") == "atomic" ? Fold::Atomic : Fold::Tagged;
+      if (s.op != ir::Op::wo) g.fold = g.slots == 1 ? Fold::Direct : several;
+      if (g.slots_region >= 0 && g.fold == Fold::Tagged) body.regions[g.slots_region].dtype = "tagged"; // a float and a tag
+      if (g.slots_region >= 0 && g.fold == Fold::Atomic) body.regions[g.slots_region].shape[0] = body.regions[g.slots_region].slots = 1;
       if (g.fold == Fold::Direct || g.slots_region >= 0) continue;
       Region r;
       r.name = std::string(ir::name(s.op)) + ".slots";
-      r.dtype = "tagged";
-      r.shape = {g.slots, ir::kTokensExtent, g.rows};
-      r.slots = g.slots;
+      r.dtype = g.fold == Fold::Tagged ? "tagged" : "f32";
+      r.slots = g.fold == Fold::Tagged ? g.slots : 1;
+      r.shape = {r.slots, ir::kTokensExtent, g.rows};
       body.regions.push_back(std::move(r));
       g.slots_region = int(body.regions.size()) - 1;
     }

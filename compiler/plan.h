@@ -125,6 +125,7 @@ enum class Fold : uint8_t {
   Tagged,      ///< slots carry the round's tag; a warp per row tile, of any CTA, adds them when all are there
   ElectedCta,  ///< seed: the CTA that arrives last folds everything
   Consumers,   ///< slots are left in the workspace for a later step
+  Atomic,      ///< slots are added as they come; the warp that brings a tile's last one finishes the rows
 };
 
 /// In which order a checkpoint's rows enter the image.
@@ -150,7 +151,7 @@ struct Gemv {
   Fold fold = Fold::Direct;
   Operand operand;
   int slots_region = -1;       ///< f32 [slots, tokens, rows], when fold != Direct
-  int elections = -1;          ///< election counter word of ElectedCta
+  int elections = -1;          ///< election counter word of ElectedCta; of Atomic the first of one per tile
   int operand_stride = 0;      ///< bf16 elements between two tokens of the staged operand
   int segment_granules = 0, segment_least = 0; ///< of the longest segment, and of the shortest
   int head_elections = -1;     ///< qkv: one counter per head
@@ -163,8 +164,9 @@ struct Gemv {
 };
 
 struct Attention {
-  int kv_splits = 1;           ///< most chunks per (sequence, kv head, pair tile)
-  int chunk_rows = 256;        ///< rows before a second chunk is opened
+  int kv_splits = 1;           ///< most chunks of a KV head, all tiles of the step together, save one that each tile has
+  int chunk_rows = 256;        ///< fewest rows of a chunk: max(chunk_rows, rows / (kv_splits - tiles + 1)) make one, where tiles
+                               ///< are pair tiles of all sequences, and a sequence's rows count once for each of its own
   int block_rows = 16;         ///< rows of one ring stage
   int row_bytes = 0;           ///< of K or V of one KV head
   int row_stride = 0;          ///< between rows in a stage: the pad spreads them over shared-memory banks

@@ -1,10 +1,12 @@
 // plan_count.cpp: what one launch will do, counted from the plan: active CTAs, bulk copies, bytes.
-#include "compiler/plan.h"
+#include "compiler/plan_internal.h"
 
 #include <algorithm>
 
 namespace phasec {
 namespace {
+
+using planning::ceilDiv;
 
 const Step *findStep(const Plan &plan, ir::Op op) {
   for (const Body &b : plan.bodies)
@@ -31,11 +33,14 @@ void countRows(const Attention &a, int begin, int end, StreamCount *n) {
 
 void countAttention(const Plan &plan, const ir::Layer &layer, const Step &s, const std::vector<SequenceStep> &sequences, StreamCount *n) {
   const Attention &a = s.attention;
-  int64_t kv_heads = layer.dim("kv_heads"), group = layer.dim("heads") / kv_heads;
+  int64_t kv_heads = layer.dim("kv_heads"), group = layer.dim("heads") / kv_heads, all = 0, tiles = 0;
+  auto rowsOf = [&](const SequenceStep &q) { return q.context + (a.fresh_rows ? 0 : q.tokens); };
+  auto tilesOf = [&](const SequenceStep &q) { return ceilDiv(q.tokens * group, kPairTile); };
+  for (const SequenceStep &q : sequences) all += rowsOf(q) * tilesOf(q), tiles += tilesOf(q);
+  int64_t full = std::max<int64_t>(a.kv_splits - tiles + 1, 1), chunk_rows = std::max<int64_t>(a.chunk_rows, ceilDiv(all, full));
   for (const SequenceStep &q : sequences) {
-    int rows = q.context + (a.fresh_rows ? 0 : q.tokens);
-    int chunks = std::clamp((rows + a.chunk_rows - 1) / a.chunk_rows, 1, a.kv_splits);
-    int64_t times = kv_heads * ((q.tokens * group + kPairTile - 1) / kPairTile);
+    int rows = rowsOf(q), chunks = int(std::clamp<int64_t>(ceilDiv(rows, chunk_rows), 1, a.kv_splits));
+    int64_t times = kv_heads * tilesOf(q);
     StreamCount once;
     for (int c = 0; c < chunks; c++) {
       int begin = share(rows, c, chunks), length = share(rows, c + 1, chunks) - begin;

@@ -74,7 +74,7 @@ private:
 
   /// Rows of the step's only result are finished tile by tile, each by one warp.
   static bool finishesTiles(const Step &s) {
-    return (s.op == Op::wo || s.op == Op::fc2) && (s.gemv.fold == Fold::Direct || s.gemv.fold == Fold::Tagged);
+    return (s.op == Op::wo || s.op == Op::fc2) && (s.gemv.fold == Fold::Direct || s.gemv.fold == Fold::Tagged || s.gemv.fold == Fold::Atomic);
   }
 
   /// True when everything unordered that `step` reads comes from step `from`, or lies behind what `from` waited for: who

@@ -310,7 +310,11 @@ private:
     if (std::get<ir::GatherAttrs>(p.attrs).by == ir::GatherBy::Elected) {
       Gemv &g = wo->gemv;
       int64_t slots = layer_.dim("kv_heads") * schedule_.integer("wo_split");
-      g.fold = g.assignment == Assignment::SlotCta ? Fold::ElectedCta : slots == 1 && !kept ? Fold::Direct : Fold::Tagged;
+      bool atomic = schedule_.word("reduce") == "atomic";
+      if (atomic && kept)
+        return Status::input("reduce = atomic keeps no slots, but %" + value(p.operands[0]).name + " is returned; return %" +
+                             value(p.results[0]).name + " alone, or drop the setting");
+      g.fold = g.assignment == Assignment::SlotCta ? Fold::ElectedCta : slots == 1 && !kept ? Fold::Direct : atomic ? Fold::Atomic : Fold::Tagged;
       wo->operands[2] = residual;
       wo->results[0] = result;
       read(*wo, residual, Access::Map::ByTile);

@@ -16,6 +16,7 @@ const char *foldName(Fold f) {
   case Fold::Tagged: return "a warp per tile";
   case Fold::ElectedCta: return "elected CTA";
   case Fold::Consumers: return "consumers";
+  case Fold::Atomic: return "atomic adds";
   }
   return "";
 }

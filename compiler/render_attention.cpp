@@ -43,7 +43,7 @@ void BodyText::attnStep(llvm::raw_ostream &out, const Step &s) {
   const Attention &a = s.attention;
   const ir::Value &kv = layer_.values[a.kv];
   sequencesStruct(out, s, s.operands[1], kv);
-  out << "struct " << name(s) << " : Launch {\n  using S = " << name(s) << "Kv;\n  using Row = " << cType(ir::name(kv.cache.dtype)) << ";\n";
+  out << "struct " << name(s) << " : Launch {\n  using S = " << name(s) << "Kv;\n  using Row = " << cType(ir::name(kv.cache.dtype)) << ";\n  static constexpr int step = " << first_step_ + s.id << ";\n";
   out << "  static constexpr int queries_offset = " << plan_.shared.operand << ", states_offset = " << plan_.shared.states
         << ", units_shared_offset = " << plan_.shared.attention_units
       << ", state_floats = " << a.state_floats << ";\n";

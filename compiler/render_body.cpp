@@ -31,7 +31,8 @@ void BodyText::fetchCases(llvm::raw_ostream &out) {
 
 void BodyText::openCases(llvm::raw_ostream &out) {
   for (const Step &s : body_.steps)
-    if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": gemv::open<" << name(s) << ">(cta); break;\n";
+    if (s.gemv.rows || s.op == Op::attn)
+      out << "    case " << first_step_ + s.id << ": " << (s.gemv.rows ? "gemv" : "attn") << "::open<" << name(s) << ">(cta); break;\n";
 }
 
 void BodyText::calls(llvm::raw_ostream &out) {
@@ -40,17 +41,24 @@ void BodyText::calls(llvm::raw_ostream &out) {
     for (int e : s.waits)
       out << "    // " << (body_.events[e].kind == EventKind::Grid ? "grid: " : "counter: ") << body_.events[e].edge << "\n";
     out << "    if (cta.runs(call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
+    delay(out, call_index);
     out << "      " << call(s) << "\n";
     if (s.gemv.fold == Fold::ElectedCta) out << "      gather::elected_cta<" << name(s) << ", " << name(s) << "Out>(cta);\n";
-    if (s.gemv.fold == Fold::Tagged)
-      out << "    }\n    if (cta.runs(call + " << call_index + 1 << ")) { // its slots\n      gemv::finish_tiles<" << name(s) << ", " << finishName(s)
-          << ">(cta);\n";
+    if (s.gemv.fold == Fold::Tagged) {
+      out << "    }\n    if (cta.runs(call + " << call_index + 1 << ")) { // its slots\n";
+      delay(out, call_index + 1);
+      out << "      gemv::finish_tiles<" << name(s) << ", " << finishName(s) << ">(cta);\n";
+    }
     settle(out, s);
     for (int e : s.signals)
       if (body_.events[e].kind == EventKind::Grid) out << "      event::arrive<" << eventName(e) << ">(cta);\n";
     out << "    }\n";
     call_index += s.calls();
   }
+}
+
+void BodyText::delay(llvm::raw_ostream &out, int call_index) const {
+  if (int64_t most = plan_.schedule.integer("delay")) out << "      launch::delay<" << most << ">(cta, call + " << call_index << ");\n";
 }
 
 /// Attention arrives at once, a GEMV's row tiles owe their arrivals until the step ends.
@@ -201,7 +209,7 @@ void BodyText::gemv(llvm::raw_ostream &out, const Step &s) {
       << ";\n  static constexpr int slots = " << g.slots << ", segments = " << g.segments_per_slot
       << ", segment_granules = " << g.segment_granules << ", segment_least = " << g.segment_least << ", operand_stride = " << g.operand_stride << ";\n";
   out << "  static constexpr int weight = " << g.weight << ", scale_entry = " << std::max(g.scale, 0) << ", elections = " << g.elections << ";\n";
-  static const char *assignments[] = {"Balanced", "Grid", "SlotCta"}, *folds[] = {"Direct", "Tagged", "ElectedCta", "Consumers"};
+  static const char *assignments[] = {"Balanced", "Grid", "SlotCta"}, *folds[] = {"Direct", "Tagged", "ElectedCta", "Consumers", "Atomic"};
   out << "  static constexpr auto assignment = gemv::Assignment::" << assignments[int(g.assignment)] << ";\n";
   out << "  static constexpr auto fold = gemv::Fold::" << folds[int(g.fold)] << ";\n";
   out << "  static constexpr auto scale = gemv::Scale::" << scaleName(g) << ";\n";

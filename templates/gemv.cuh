@@ -35,7 +35,7 @@ using weights::kGranuleK;
 using weights::kTileRows;
 
 enum class Assignment { Balanced, Grid, SlotCta };
-enum class Fold { Direct, Tagged, ElectedCta, Consumers };
+enum class Fold { Direct, Tagged, ElectedCta, Consumers, Atomic };
 enum class Scale { None, Multiply, Divide, PerRow };
 
 struct Units {
@@ -57,8 +57,9 @@ template <class G> PHASEC_DEVICE Units share_units(const Cta &cta) {
   return Units{share(G::slots * G::tiles, cta.cta, cta.ctas), share(G::slots * G::tiles, cta.cta + 1, cta.ctas)};
 }
 
-/// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step.
-template <class G> PHASEC_DEVICE Units &units(const Cta &cta) { return ((Units *)(ptx::shared_base() + G::units_offset))[G::step]; }
+/// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step. Sixteen bytes
+/// of shared memory are a step's.
+template <class G> PHASEC_DEVICE Units &units(const Cta &) { return *(Units *)(ptx::shared_base() + G::units_offset + G::step * 16); }
 template <class G> PHASEC_DEVICE void open(const Cta &cta) { units<G>(cta) = share_units<G>(cta); }
 
 template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
@@ -135,10 +136,17 @@ template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, 
     i64 at = ((i64)slot * G::tokens + i / kTileRows) * G::rows + row;
     if (G::fold == Fold::Direct) sums[i] = v;
     else if (row >= G::rows) continue;
+    else if (G::fold == Fold::Atomic) ptx::add_unordered(G::Slots::at(cta) + (i64)(i / kTileRows) * G::rows + row, v);
     else if (G::fold == Fold::Tagged) ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round + 1u);
     else G::Slots::at(cta)[at] = v;
   }
-  if (G::fold == Fold::Direct) {
+  if constexpr (G::fold == Fold::Atomic) {
+    if (!event::elect_warp(cta, G::elections + tile, G::slots)) return;
+    for (int i = cta.lane; i < cta.tokens * kTileRows; i += 32)
+      if (int row = tile * kTileRows + i % kTileRows; row < G::rows)
+        sums[i] = ptx::take_sum(G::Slots::at(cta) + (i64)(i / kTileRows) * G::rows + row); // zero for the next round
+  }
+  if constexpr (G::fold == Fold::Direct || G::fold == Fold::Atomic) {
     ptx::sync_warp();
     Finish::template rows<G>(cta, tile, sums);
   }

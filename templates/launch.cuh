@@ -91,6 +91,14 @@ template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &ct
   ptx::sync_workers(L::threads);
 }
 
+/// A test's: the CTA stands still for up to Max microseconds, for another time in each CTA, call and launch, so that orders come
+/// about that are rare by themselves.
+template <int Max> PHASEC_DEVICE void delay(const Cta &cta, int call) {
+  u32 x = (u32(cta.cta) + 1u) * 2654435761u ^ (cta.epoch * 40503u + u32(call)) * 2246822519u;
+  x = (x ^ x >> 15) * 2654435769u;
+  ptx::pause(((x ^ x >> 13) & 1023u) * (Max * 1000 / 1024 + 1));
+}
+
 /// The event between instances, where row tiles of the last step arrive at it.
 template <class L> struct Leave : L {
   static constexpr int counter = L::instance_counter, slices = 1;

@@ -38,6 +38,16 @@ PHASEC_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); 
 PHASEC_DEVICE float sqrt(float v) { return __fsqrt_rn(v); }
 PHASEC_DEVICE float div(float a, float b) { return __fdiv_rn(a, b); }
 
+/// The same value, of which the compiler knows nothing: what is computed from it is not computed earlier.
+template <class T> PHASEC_DEVICE T *unknown(T *p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
+PHASEC_DEVICE int unknown(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 /// Sum over the warp's lanes in the order of an xor butterfly 16, 8, 4, 2, 1; every lane gets the same bits.
 PHASEC_DEVICE float butterfly_sum(float v) {
 #pragma unroll
@@ -216,6 +226,15 @@ PHASEC_DEVICE u64 load_tagged(const u64 *from) {
   asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
   return v;
 }
+/// Adds to a float that others add to, in whatever order; reads one and leaves zero.
+PHASEC_DEVICE void add_unordered(float *to, float v) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to), "f"(v) : "memory");
+}
+PHASEC_DEVICE float take_sum(float *from) {
+  u32 v;
+  asm volatile("atom.relaxed.gpu.global.exch.b32 %0, [%1], 0;" : "=r"(v) : "l"(from) : "memory");
+  return from_bits(v);
+}
 /// Called inside spin loops; lets another fiber run on sim.
 PHASEC_DEVICE void spin_pause() {}
 /// Adds to a counter in shared memory and returns the old value; acquire and release at CTA scope.
@@ -336,6 +355,14 @@ PHASEC_DEVICE void publish(u32 *count, u32 v) {
 /// The same without order of its own.
 PHASEC_DEVICE void store_shared(u32 *count, u32 v) {
   asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
+}
+/// Stands still for so many nanoseconds.
+PHASEC_DEVICE void pause(u32 nanoseconds) {
+  u64 begin, now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+  do {
+    asm volatile("nanosleep.u32 200;\n\tmov.u64 %0, %globaltimer;" : "=l"(now));
+  } while (now - begin < nanoseconds);
 }
 /// The feeder found no free stage: leaves the issue slots to the workers for a moment.
 PHASEC_DEVICE void feeder_pause() { asm volatile("nanosleep.u32 40;"); }

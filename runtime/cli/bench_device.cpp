@@ -68,7 +68,7 @@ private:
     if (row.gate) out << llvm::format(": check %.1f s", row.gate->seconds);
     if (!row.samples_us.empty()) out << llvm::format(", %.2f us per layer, %.3f of the read ceiling", row.layerUs(statistics(row.samples_us).median), row.fraction);
     if (!row.passed()) out << ": FAILED, and not timed: " << row.gate->findings.front();
-    else if (!row.alike && row.error.ok()) out << ": FAILED: launches left different bytes";
+    else if (!row.repeats() && row.error.ok()) out << ": FAILED: launches left different bytes";
     say(out.str());
   }
 

@@ -116,6 +116,10 @@ private:
   Status addJob(const Seed &seed, const Layers &layers, const Schedule &schedule) {
     const ir::Module &module = layers.module();
     PHASEC_ASSIGN(Schedule effective, effectiveSchedule(module, schedule, ""));
+    for (auto [knob, shipped] : {std::pair{"reduce", "ordered"}, {"delay", "0"}})
+      if (effective.text(knob) != shipped)
+        return Status::usage(seed.where + ": " + knob + " = " + effective.text(knob) + " is for comparison and tests, not for a file that ships; drop it, or set " +
+                             knob + "=" + shipped);
     Result<Plan> planned = plan(module, effective, *findTarget(effective.word("target")));
     if (!planned)
       return {planned.status().kind(),

@@ -110,6 +110,7 @@ inline float from_bits(u32 v) {
   __builtin_memcpy(&r, &v, 4);
   return r;
 }
+template <class T> inline T unknown(T v) { return v; }
 inline float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline float sqrt(float v) { return __builtin_sqrtf(v); }
 inline float div(float a, float b) { return a / b; }
@@ -155,6 +156,12 @@ inline u64 load_tagged(const u64 *from) {
   u64 tag = load_acquire(words + 1);
   return tag << 32 | *static_cast<const volatile u32 *>(words);
 }
+inline void add_unordered(float *to, float v) { *to += v; }
+inline float take_sum(float *from) {
+  float v = *from;
+  *from = 0.0f;
+  return v;
+}
 inline void spin_pause() { phasec_sim_api.spin_pause(phasec_sim_api.engine); }
 
 inline u32 shared_address(const void *p) { return phasec_sim_api.shared_address(phasec_sim_api.engine, p); }
@@ -192,6 +199,7 @@ inline void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride,
 }
 inline void publish(u32 *count, u32 v) { add_shared(count, v - *static_cast<volatile u32 *>(count)); }
 inline void store_shared(u32 *count, u32 v) { publish(count, v); }
+inline void pause(u32) {} // the engine's seeds stand for every order
 inline void feeder_pause() { phasec_sim_api.feeder_pause(phasec_sim_api.engine); }
 
 // ---- what `math = fast` computes with: the same contracts; approximations are the library's functions ------------------

@@ -32,6 +32,30 @@ template <class H> struct Attention;
 
 namespace attn {
 
+/// Rows that a sequence has in the cache, and pair tiles per KV head.
+template <class H> PHASEC_DEVICE int cached_rows(int context, int tokens) { return context + (H::fresh_rows ? 0 : tokens); }
+template <class H> PHASEC_DEVICE int tiles_of(int tokens) { return (tokens * H::group + kPairs - 1) / kPairs; }
+
+/// Chunks of each sequence, counted once per launch. A chunk has a block of rows for every warp, or more, so that all tiles of
+/// the step have at most kv_splits chunks per KV head together, save one each: a unit costs more than its rows. Every tile but
+/// one may end in a chunk that is not full.
+template <class H> PHASEC_DEVICE u8 *chunks_of() { return ptx::shared_base() + H::units_offset + H::step * 16; }
+/// One thread.
+template <class H> PHASEC_DEVICE void open(const Cta &cta) {
+  const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
+  int rows = 0, all = 0;
+  for (int s = 0; s < cta.sequences; s++) {
+    int tokens = first[s + 1] - first[s], tiles = tiles_of<H>(tokens);
+    rows += cached_rows<H>(context[s], tokens) * tiles, all += tiles;
+  }
+  int full = H::kv_splits - all + 1, n = full > 1 ? (rows + full - 1) / full : rows;
+  if (n < H::chunk_rows) n = H::chunk_rows;
+  for (int s = 0; s < cta.sequences; s++) {
+    int chunks = (cached_rows<H>(context[s], first[s + 1] - first[s]) + n - 1) / n;
+    chunks_of<H>()[s] = u8(chunks < 1 ? 1 : chunks > H::kv_splits ? H::kv_splits : chunks);
+  }
+}
+
 /// The i-th unit of the launch, and this warp's part of its rows.
 template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   const i32 *first = sequences::first<typename H::S>(cta);
@@ -42,10 +66,8 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
     u.first_token = first[s];
     u.tokens = first[s + 1] - first[s];
     u.context = context[s];
-    int rows = u.context + (H::fresh_rows ? 0 : u.tokens);
-    int tiles = (u.tokens * H::group + kPairs - 1) / kPairs;
-    int chunks = (rows + H::chunk_rows - 1) / H::chunk_rows;
-    u.chunks = chunks < 1 ? 1 : chunks > H::kv_splits ? H::kv_splits : chunks;
+    int rows = cached_rows<H>(u.context, u.tokens), tiles = tiles_of<H>(u.tokens);
+    u.chunks = chunks_of<H>()[s];
     int units = H::kv_heads * tiles * u.chunks;
     if (index < units) {
       u.chunk = index % u.chunks;
@@ -229,10 +251,11 @@ template <class H> struct Finish {
 /// tile's last, whose CTA merges all of them in order. All threads.
 template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
   using Core = core::Attention<H>;
+  int thread = ptx::unknown(ptx::thread());
   int tile = (u.head * H::tokens + u.first_token) * H::token_tiles + u.tile;
   float *chunks = H::Partials::at(cta) + (i64)tile * H::kv_splits * H::state_floats;
 #pragma unroll 1
-  for (int i = ptx::thread(); i < Core::groups; i += H::threads) {
+  for (int i = thread; i < Core::groups; i += H::threads) {
     typename Core::Group group = Core::merge_warps(States<H>::of(cta, 0), i);
     if (u.chunks > 1) {
       Core::store(group, chunks + u.chunk * H::state_floats, i);
@@ -247,10 +270,10 @@ template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
     constexpr int each = Core::groups > H::threads ? 2 : 1;
     Finish<H> finish[each];
 #pragma unroll
-    for (int e = 0; e < each; e++) finish[e].open(cta, u, ptx::thread() + e * H::threads);
+    for (int e = 0; e < each; e++) finish[e].open(cta, u, thread + e * H::threads);
     if (!event::elect_cta<H>(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;
 #pragma unroll 1
-    for (int first = ptx::thread(); first < Core::groups; first += each * H::threads) {
+    for (int first = thread; first < Core::groups; first += each * H::threads) {
       typename Core::Group group[each];
 #pragma unroll
       for (int e = 0; e < each; e++) {
@@ -268,6 +291,13 @@ template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
   if (cta.warp == 0) H::signal(cta, u.head, u32(u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0)));
 }
 
+/// What is computed from these addresses is computed there: it would be kept in registers from the first unit on.
+PHASEC_DEVICE Cta later(Cta cta) {
+  cta.table = ptx::unknown(cta.table);
+  cta.workspace = ptx::unknown(cta.workspace);
+  return cta;
+}
+
 template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &ring) {
   using Core = core::Attention<H>;
   for (int index = cta.cta;; index += cta.ctas) {
@@ -281,15 +311,15 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     H::await(cta, u.head);
     ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more
     Core core;
-    core.stage(cta, u);
+    core.stage(later(cta), u);
     u8 *fresh = (u8 *)States<H>::of(cta, 0);
     int cached = cache.items / 2, blocks = cached;
     if (H::fresh_rows && u.chunk == u.chunks - 1) {
-      stage_fresh<H>(cta, u, fresh);
+      stage_fresh<H>(later(cta), u, fresh);
       if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
     }
     ptx::sync_workers(H::threads);
-    core.open(cta, u);
+    core.open(later(cta), u);
 #pragma unroll 1
     for (int block = 0; block < blocks; block++) {
       const Unit &now = shared_unit<H>(cta);
@@ -325,7 +355,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       core.put(cta, mine);
     }
     ptx::sync_workers(H::threads);
-    merge<H>(cta, shared_unit<H>(cta));
+    merge<H>(later(cta), shared_unit<H>(cta));
   }
 }
 

@@ -83,6 +83,20 @@ class Schedules(support.CliTest):
         self.assertIn(self.phasec("run", HARNESS, *SIM, "--set", "wo_split=3", expect=None)[1].count("1, 2, 4, 8"), (1, 2))
         self.phasec("check", LAYERS / "tiny_mlp_only.phase", "--set", "wo_split=4", expect=1)  # nothing to split
 
+    def test_what_is_for_comparison_and_tests_does_not_ship(self):
+        for setting in ("reduce=atomic", "delay=3"):
+            knob, value = setting.split("=")
+            _, err = self.phasec("bless", LAYERS / "tiny_qwen35_27b.phase", "--set", setting, "--out", self.work / "no.db", expect=2)
+            self.assertMentions(err, f"{knob} = {value}", "not for a file that ships")
+            self.assertFalse((self.work / "no.db").exists())
+        _, err = self.phasec("run", HARNESS, *SIM, "--set", "reduce=atomic", expect=1)
+        self.assertMentions(err, "reduce = atomic", "math = exact", "drop reduce")
+
+    def test_delays_change_no_result(self):
+        plain, late = (self.json("run", HARNESS, *SIM, "--check", "--set", f"delay={n}") for n in (0, 7))
+        self.assertEqual(plain["outputs"], late["outputs"])
+        self.assertNotEqual(plain["function_fingerprint"], late["function_fingerprint"])
+
     def test_grid_that_cannot_be_resident(self):
         layer = LAYERS / "tiny_qwen35_27b.phase"
         self.phasec("check", layer, "--set", "ctas=5000", expect=2)  # beyond the knob

@@ -3,7 +3,7 @@
 every launch, clean under compute-sanitizer. argv: phasec, source directory, ... Exit 77: no GPU here.
 
 PHASEC_TESTS_ALL=1 adds the full-size layers: splits x contexts {1, 65, 4096} x tokens {1, 8}. PHASEC_TESTS_PARTS names the
-parts to run instead, separated by commas: tiny, repeated, second_process, sanitized, full."""
+parts to run instead, separated by commas: tiny, fast, repeated, second_process, sanitized, full."""
 
 import concurrent.futures
 import json
@@ -26,8 +26,8 @@ def command(*words, timeout=300):
     return subprocess.run([PHASEC, *map(str, words)], env=ENV, capture_output=True, text=True, timeout=timeout)
 
 
-def run(layer, split, contexts, tokens, device="cuda", *more):
-    words = ["run", LAYERS / f"{layer}.phase", "--device", device, "--exact", "--check", "--json", "--tokens", tokens,
+def run(layer, split, contexts, tokens, device="cuda", *more, math="exact"):
+    words = ["run", LAYERS / f"{layer}.phase", "--device", device, "--set", f"math={math}", "--check", "--json", "--tokens", tokens,
              "--contexts", contexts, *more]
     if split:
         words += ["--set", f"wo_split={split}"]
@@ -56,6 +56,11 @@ def exact(name, report):
          f"launch {times.get('launch_median') or 0:.0f} us, {report['seconds']:.1f} s")
 
 
+def bounded(name, report):
+    check, findings = report["check"], report["check"].get("findings")
+    note(name, findings == [], report.get("error") or f"rel_l2 {check['rel_l2']:.2g} of {check['rel_l2_bound']:.2g} {' '.join(findings or [])[:120]}")
+
+
 def splits(layer):
     if "only" in layer:
         return [0]
@@ -78,6 +83,17 @@ def tiny():
                      str(digests[0])[:16])
 
 
+def fast():
+    """Teams of warps (to 4 or 16 tokens, by format) and single warps; hard inputs; sums that are added as they come."""
+    jobs = [(path.stem, t, more) for path in sorted(LAYERS.glob("tiny_*.phase"))
+            for t, more in ((1, ["--set", "tokens_max=1"]), (4, ["--set", "tokens_max=4"]), (8, ["--outliers"]))]
+    jobs += [("tiny_qwen35_27b", 8, ["--set", "reduce=atomic", "--set", "wo_split=4"])]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        reports = pool.map(lambda j: run(j[0], None, "64,300" if j[1] > 1 else "300", j[1], "cuda", *j[2], math="fast"), jobs)
+        for (layer, tokens, more), report in zip(jobs, reports):
+            bounded(f"{layer} fast tokens {tokens} {more[-1]}", report)
+
+
 def full():
     jobs = []
     for layer in ("wo_harness", "qwen35_27b", "llama31_8b", "llama32_1b_layer", "qwen3_8b", "qwen35_27b_seed", "attn_only", "mlp_only"):
@@ -92,6 +108,11 @@ def full():
 def repeated():
     report = run("tiny_qwen35_27b", 4, "64,300", 8, "cuda", "--repeat", 10000)
     exact("tiny_qwen35_27b: 10,000 launches alike", report)
+    bounded("tiny_qwen35_27b fast: 10,000 launches alike", run("tiny_qwen35_27b", 4, "64,300", 8, "cuda", "--repeat", 10000, math="fast"))
+    for math, judge in (("exact", exact), ("fast", bounded)): # every CTA stands still before every call, each time for another while
+        for most in (4, 8):
+            report = run("tiny_qwen35_27b", 4, "64,300", 4, "cuda", "--repeat", 1000, "--set", "delay=20", "--set", f"tokens_max={most}", math=math)
+            judge(f"tiny_qwen35_27b {math} to {most} tokens: 1,000 launches with delays alike", report)
 
 
 def second_process():
@@ -136,7 +157,7 @@ def main():
     if probe.returncode == 4:
         print("skipped: " + probe.stderr.strip().splitlines()[-1])
         return 77
-    parts = [tiny, repeated, second_process, sanitized] + [full] * ALL
+    parts = [tiny, fast, repeated, second_process, sanitized] + [full] * ALL
     if chosen := os.environ.get("PHASEC_TESTS_PARTS"):
         parts = [globals()[name] for name in chosen.split(",")]
     for part in parts:

@@ -91,8 +91,21 @@ struct AttentionJob {
   int64_t first() const { return cache.inputs->seq_first[size_t(sequence)]; }
   int64_t tokens() const { return cache.inputs->seq_first[size_t(sequence) + 1] - first(); }
   int64_t rows() const { return cut.fresh_rows ? context() : context() + tokens(); }
+  // A step has at most kv_splits chunks per KV head: its rows, once per tile of eight (token, query head) pairs, are shared among
+  // as many chunks as leave every other tile one that is not full.
+  int64_t chunkRows() const {
+    int64_t all = 0, tiles = 0;
+    for (size_t s = 0; s < cache.inputs->seq_context.size(); ++s) {
+      int64_t step = cache.inputs->seq_first[s + 1] - cache.inputs->seq_first[s];
+      all += (cache.inputs->seq_context[s] + (cut.fresh_rows ? 0 : step)) * ((step * group() + 7) / 8);
+      tiles += (step * group() + 7) / 8;
+    }
+    int64_t full = std::max<int64_t>(cut.kv_splits - tiles + 1, 1);
+    return std::max(cut.chunk_rows, (all + full - 1) / full);
+  }
   int64_t chunks() const {
-    return std::clamp((rows() + cut.chunk_rows - 1) / cut.chunk_rows, int64_t(1), cut.kv_splits);
+    int64_t least = chunkRows();
+    return std::clamp((rows() + least - 1) / least, int64_t(1), cut.kv_splits);
   }
 
   void addRow(int64_t kv_head, int64_t row, float *k, float *v, States *states) const {

@@ -213,6 +213,9 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   f[thread()] = v + shared[128 + thread()];
   if (warp() < 7) sync_workers(224);
   if (!ptx::any(v > 3.0f)) feeder_pause();
+  pause(100u);
+  f = unknown(f);
+  add_unordered(f + 1024, v + take_sum(f + 1025));
   v = ptx::max(ptx::abs(v), exp2_approx(v)) * rcp_approx(v) + rsqrt_approx(v);
   u32 pair = to_f16x2(v, 1.0f), brain = to_bf16x2(v, 2.0f);
   pair = mul_f16x2(e4m3x2_to_f16x2(pair), permute(pair, brain, 0x5410u)) + shift_left<3>(transpose(brain));

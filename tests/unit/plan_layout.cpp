@@ -58,7 +58,7 @@ void checkShared(const Plan &p, const ir::Module &module) {
     }
   checkDisjoint({{"ring", l.ring, l.ring + stages * p.stream.stage_bytes},
                  {"barriers", l.barriers, l.barriers + stages * 8},
-                 {"units", l.units, l.units + steps * 8},
+                 {"units", l.units, l.units + steps * 16},
                  {"reads", l.reads, l.reads + (stages + 1) * 4}, // and the draws
                  {"step", l.step, l.step + 16 + 17 * 4 + 16 * 4}, // page table, its stride, first tokens, contexts
                  {"table", l.table, l.table + p.table_entries * 8},

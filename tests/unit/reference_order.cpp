@@ -49,7 +49,10 @@ std::vector<uint16_t> literalAttention(const Shape &s, int64_t context, int64_t 
                                        const std::vector<float> &k, const std::vector<float> &v) {
   const float sm = 0.125f * 1.44269502f;
   int64_t length = s.fresh ? context : context + step;
-  int64_t n = std::min(std::max<int64_t>((length + s.chunk_rows - 1) / s.chunk_rows, 1), s.kv_splits);
+  int64_t tiles = (step * (s.heads / s.kv_heads) + 7) / 8; // each reads all rows
+  int64_t full = std::max<int64_t>(s.kv_splits - tiles + 1, 1);
+  int64_t chunk_rows = std::max(s.chunk_rows, (length * tiles + full - 1) / full);
+  int64_t n = std::min(std::max<int64_t>((length + chunk_rows - 1) / chunk_rows, 1), s.kv_splits);
   State total;
   for (int64_t c = 0; c < n; ++c) {
     int64_t c0 = length * c / n, len = length * (c + 1) / n - c0;

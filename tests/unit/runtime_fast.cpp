@@ -111,6 +111,21 @@ TEST_CASE("sim fast: slots that begin inside a granule, partitions, warps and ri
   runCases(casesOf({"tiny_wo_harness"}, {"wo_split=2 partition=seed", "wo_split=4 partition=2d", "wo_split=8 partition=wide"}, steps));
 }
 
+TEST_CASE("sim fast: sums that are added as they come stay within the bound, launch after launch; exact refuses them") {
+  std::vector<Feed> steps = {{{65, 3}, {2, 3}, 21, true}, {{3}, {5}, 22, false}};
+  runCases(casesOf({"tiny_qwen35_27b"}, {"wo_split=4 reduce=atomic", "wo_split=1 reduce=atomic partition=2d"}, steps));
+  runCases(casesOf({"tiny_stack"}, {"wo_split=2 reduce=atomic"}, steps));
+  Layers layers = readExample("tiny_qwen35_27b");
+  for (const char *settings : {"math=fast", "math=exact"}) {
+    auto schedule = effectiveSchedule(layers.module(), scheduleOf(std::string(settings) + " wo_split=4 reduce=atomic"), "");
+    REQUIRE(schedule.ok());
+    auto p = plan(layers.module(), *schedule, *findTarget("sm_90a"));
+    CHECK(p.ok() == !strcmp(settings, "math=fast"));
+    if (!p.ok()) CHECK(contains(p.status().text(), "set math = fast, or drop reduce"));
+    else CHECK(planText(*p, layers.module()).find("fold: atomic adds") != std::string::npos);
+  }
+}
+
 TEST_CASE("sim fast: attention cut into chunks, over one and many CTAs") {
   std::vector<Case> cases;
   for (const char *settings : {"kv_splits=1", "kv_splits=3", "kv_splits=128 warps=2"})

@@ -118,8 +118,8 @@ const Mutant kMutants[] = {
     // synchronisation inside a CTA
     {"gemv.cuh", "    ptx::sync_workers(G::threads);\n    Units u = in_slot", "    Units u = in_slot", "deep", "wo_split=2"},
     {"gemv.cuh", "    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
-    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_qwen35_27b", ""},
-    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(cta, u);", "    core.open(cta, u);", "tiny_llama31_8b", "", 7},
+    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_qwen35_27b", ""},
+    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_llama31_8b", "", 7},
     {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    merge<H>", "    merge<H>", "tiny_attn_only", ""},
     {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "tall", "warps=15", 1},
     // what may be written

@@ -242,7 +242,7 @@ void printRunText(const Layers &layers, Runtime &runtime, const Kernel &kernel, 
     bool exact = kernel.plan().schedule.word("math") == "exact";
     if (exact) out << "  check   bit-exact: max_abs 0";
     else out << llvm::format("  check   rel_l2 %.2g against fp64 (allowed: %.2g)", o.check.rel_l2, o.check.rel_l2_bound);
-    out << (repeatable(kernel) ? ", " + std::to_string(o.launches) + " launches alike\n" : ", launches differ by the order of sums (reduce = atomic)\n");
+    out << (repeatable(kernel) ? ", " + std::to_string(o.launches) + " launches alike\n" : ", launches need not be alike (reduce = atomic)\n");
   }
   for (const std::string &finding : o.check.findings) out << "  check   FAILED: " << finding << "\n";
 }

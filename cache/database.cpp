@@ -151,7 +151,7 @@ Result<Database> Database::open(const std::string &path, Mode mode) {
   // dozen kernels, which halves the cost of reading one again; of an immutable file each is read once, and a small cache
   // that turns its pages over is half the cost of touching fresh memory.
   PHASEC_TRY(database.execute("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0;"));
-  PHASEC_TRY(database.execute(mode == Mode::Immutable ? "PRAGMA cache_size=-512;" : "PRAGMA cache_size=-8192;"));
+  PHASEC_TRY(database.execute(mode == Mode::Immutable ? "PRAGMA cache_size=-512;" : "PRAGMA cache_size=-16384;"));
 
   struct stat info {};
   if (stat(path.c_str(), &info) == 0) database.identity_ = {info.st_dev, info.st_ino};

@@ -67,7 +67,6 @@ void escapeInto(std::string &out, std::string_view text) {
 }
 
 std::string unescape(std::string_view text) {
-  if (text.find('\\') == text.npos) return std::string(text); // nearly always, and this is done on every hit
   std::string out;
   out.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) {
@@ -135,7 +134,9 @@ std::string encodeSections(std::vector<Section> sections) {
 
 std::vector<Section> decodeSections(std::string_view text) {
   std::vector<Section> sections;
-  sections.reserve(size_t(std::count(text.begin(), text.end(), '\n')));
+  sections.reserve(text.size() / 40); // a digest alone is 32
+  const bool plain = text.find('\\') == text.npos; // nearly always, and this is done on every hit
+  auto field = [&](std::string_view escaped) { return plain ? std::string(escaped) : unescape(escaped); };
   while (!text.empty()) {
     size_t end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);
@@ -143,9 +144,9 @@ std::vector<Section> decodeSections(std::string_view text) {
     size_t first = std::min(line.find('\t'), line.size());
     size_t second = std::min(line.find('\t', first + 1), line.size());
     Section section;
-    section.name = unescape(line.substr(0, first));
-    if (first < line.size()) section.digest = unescape(line.substr(first + 1, second - first - 1));
-    if (second < line.size()) section.text = unescape(line.substr(second + 1));
+    section.name = field(line.substr(0, first));
+    if (first < line.size()) section.digest = field(line.substr(first + 1, second - first - 1));
+    if (second < line.size()) section.text = field(line.substr(second + 1));
     sections.push_back(std::move(section));
   }
   return sections;

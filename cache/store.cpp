@@ -114,14 +114,19 @@ Result<std::unique_ptr<Store>> Store::createBlessed(const std::string &path) {
 
 // ---- reading ---------------------------------------------------------------------------------------------------
 
-Result<std::vector<std::pair<std::string, int64_t>>> Store::candidates(const Key &key) {
+/// Rows of a key, by toolchain; of one toolchain there is one at most, and behind it the statement stays open: while it
+/// does, what follows reads under its lock.
+Result<std::vector<std::pair<std::string, int64_t>>> Store::candidates(const Key &key, const std::string *toolchain) {
   std::vector<std::pair<std::string, int64_t>> rows;
   auto fingerprint = fingerprintBytes(key.fingerprint);
   candidates_.bind(1, key.wo_split).bindBlob(2, fingerprint);
   while (true) {
     PHASEC_ASSIGN(bool row, candidates_.step());
     if (!row) return rows;
-    rows.emplace_back(std::string(candidates_.text(1)), candidates_.integer(0));
+    std::string_view of = candidates_.text(1);
+    if (toolchain && of != *toolchain) continue;
+    rows.emplace_back(std::string(of), candidates_.integer(0));
+    if (toolchain) return rows;
   }
 }
 
@@ -141,13 +146,14 @@ Result<std::shared_ptr<const Artefact>> Store::readRow(int64_t id) {
 }
 
 Result<Store::Found> Store::find(const Key &key, const std::string &toolchain, ToolchainPolicy policy) {
-  PHASEC_ASSIGN(auto rows, candidates(key));
   bool any = policy == ToolchainPolicy::Any || toolchain.empty();
-  if (!any) std::erase_if(rows, [&](const auto &row) { return row.first != toolchain; });
+  PHASEC_ASSIGN(auto rows, candidates(key, any ? nullptr : &toolchain));
   std::sort(rows.begin(), rows.end(), [](const auto &a, const auto &b) { return naturalLess(b.first, a.first); });
   Found found;
   for (const auto &[row_toolchain, id] : rows) {
-    PHASEC_ASSIGN(found.artefact, readRow(id));
+    Result<std::shared_ptr<const Artefact>> artefact = readRow(id);
+    candidates_.reset();
+    PHASEC_ASSIGN(found.artefact, std::move(artefact));
     // The index led here; the checksum holds; the key must still be the one that was asked for.
     if (found.artefact && found.artefact->key == key && (any || found.artefact->toolchain == toolchain)) {
       found.id = id;

@@ -73,7 +73,7 @@ public:
 private:
   Store(Database database, StoreRole role, bool writable);
   Status prepareStatements();
-  Result<std::vector<std::pair<std::string, int64_t>>> candidates(const Key &key);
+  Result<std::vector<std::pair<std::string, int64_t>>> candidates(const Key &key, const std::string *toolchain); ///< null: of any
   Result<std::shared_ptr<const Artefact>> readRow(int64_t id);
   Status quarantine(int64_t id);
   Result<bool> insert(const Compiled &compiled);

@@ -219,33 +219,43 @@ void appendStream(std::string_view text, bool lines_count, std::string &out) {
   if (Tokenizer(text, out).run() || lines_count) out.append(text).push_back('\0');
 }
 
+/// The token stream of one text, and its digest.
+struct Stream {
+  std::string bytes;
+  XXH128_hash_t digest;
+};
+
 /// Streams of texts that were seen before: nearly all of a source is templates, and those are the same in every key.
 /// Keyed by the text's own digest, so a stream is what the tokenizer would say, whoever asked first.
 class KnownStreams {
 public:
-  void append(std::string_view text, std::string &out) {
+  /// Valid until the next call.
+  const Stream &of(std::string_view text) {
     XXH128_hash_t digest = hashOf(text);
     std::pair<uint64_t, uint64_t> key{digest.high64, digest.low64};
     auto known = streams_.find(key);
     if (known == streams_.end()) {
       if (streams_.size() >= kStreamsMax) streams_.clear(); // somebody edits overlays all day
-      known = streams_.emplace(key, std::string()).first;
-      appendStream(text, false, known->second);
+      Stream stream;
+      appendStream(text, false, stream.bytes);
+      stream.digest = hashOf(stream.bytes);
+      known = streams_.emplace(key, std::move(stream)).first;
     }
-    out.append(known->second);
+    return known->second;
   }
 
 private:
   static constexpr size_t kStreamsMax = 256; ///< several times the number of templates
-  std::map<std::pair<uint64_t, uint64_t>, std::string> streams_;
+  std::map<std::pair<uint64_t, uint64_t>, Stream> streams_;
 };
 
 /// Per thread (some 50 KB): a lock here could be held across a fork.
 thread_local KnownStreams template_streams;
 
-/// The file a `#line 12 "gather.cuh"` directive names; empty when `line` is none.
-std::string_view lineDirectiveFile(std::string_view line) {
-  if (line.substr(0, 6) != "#line ") return {};
+/// The file that the #line directive at the start of `text` names; empty when there is none.
+std::string_view lineDirectiveFile(std::string_view text) {
+  if (text.substr(0, 6) != "#line ") return {};
+  std::string_view line = text.substr(0, text.find('\n'));
   size_t open = line.find('"'), close = line.rfind('"');
   return open < close && close != std::string_view::npos ? line.substr(open + 1, close - open - 1) : std::string_view();
 }
@@ -253,18 +263,16 @@ std::string_view lineDirectiveFile(std::string_view line) {
 /// Calls visit(file, text) for each run of lines under one #line directive; the first file is "".
 template <class Visit> void forEachRun(std::string_view source, Visit visit) {
   std::string_view file;
-  size_t run = 0, at = 0;
-  while (at < source.size()) {
-    size_t end = std::min(source.find('\n', at), source.size());
-    std::string_view named = lineDirectiveFile(source.substr(at, end - at));
-    if (!named.empty()) {
-      visit(file, source.substr(run, at - run));
-      file = named;
-      run = at;
-    }
-    at = end + 1;
+  size_t run = 0;
+  for (size_t at = source.find('#'); at != std::string_view::npos; at = source.find('#', at + 1)) {
+    if (at > 0 && source[at - 1] != '\n') continue;
+    std::string_view named = lineDirectiveFile(source.substr(at));
+    if (named.empty()) continue;
+    visit(file, source.substr(run, at - run));
+    file = named;
+    run = at;
   }
-  visit(file, source.substr(std::min(run, source.size())));
+  visit(file, source.substr(run));
 }
 
 } // namespace
@@ -285,8 +293,10 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
   struct File {
     std::string name;
     std::vector<std::pair<size_t, size_t>> runs; // of `key`: begin, length
+    XXH128_hash_t digest;                        // of the last run, where `known`
+    bool known = false;
   };
-  std::vector<File> files{{"kernel", {}}};
+  std::vector<File> files{{"kernel", {}, {}}};
   std::string key("phasec.key/1\0", 13);
   const size_t stream_begin = key.size();
   key.reserve(source.size());
@@ -295,10 +305,16 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
     std::string section = own ? "kernel" : "template:" + std::string(name);
     auto same = [&](const File &file) { return file.name == section; };
     auto file = std::find_if(files.begin(), files.end(), same);
-    if (file == files.end()) file = files.insert(files.end(), File{section, {}});
+    if (file == files.end()) file = files.insert(files.end(), File{section, {}, {}});
     size_t begin = key.size();
-    if (own || lines_count) appendStream(text, lines_count, key);
-    else template_streams.append(text, key);
+    file->known = !own && !lines_count;
+    if (file->known) {
+      const Stream &stream = template_streams.of(text);
+      key.append(stream.bytes);
+      file->digest = stream.digest;
+    } else {
+      appendStream(text, lines_count, key);
+    }
     file->runs.emplace_back(begin, key.size() - begin);
   });
   std::string source_digest = hexOf(hashOf(std::string_view(key).substr(stream_begin)));
@@ -315,10 +331,13 @@ KernelFingerprint fingerprint(std::string_view source, const std::vector<std::st
   XXH128_hash_t hash = hashOf(key);
   KernelFingerprint result{hash.high64, hash.low64, std::move(source_digest), {}};
   for (const File &file : files) {
-    std::string stream; // a template has one run, which needs no copy
-    for (size_t i = 0; file.runs.size() != 1 && i < file.runs.size(); ++i) stream.append(key, file.runs[i].first, file.runs[i].second);
-    std::string_view bytes = file.runs.size() == 1 ? std::string_view(key).substr(file.runs[0].first, file.runs[0].second) : stream;
-    result.sections.push_back({file.name, hexOf(hashOf(bytes)), ""});
+    std::string stream;
+    auto bytes = [&]() -> std::string_view {
+      for (auto [begin, length] : file.runs) stream.append(key, begin, length);
+      return stream;
+    };
+    bool whole = file.known && file.runs.size() == 1; // as nearly every template
+    result.sections.push_back({file.name, hexOf(whole ? file.digest : hashOf(bytes())), ""});
   }
   std::string abi = std::to_string(abi_version);
   result.sections.push_back({"options", byteDigest(joined), joined});

@@ -151,15 +151,18 @@ private:
     return align(int64_t(g.segments_per_slot) * plan_.tokens_max * kTileRows * 4, 128);
   }
 
-  void cut(Body &body, Step &step, const Geometry &geometry, int slots) {
+  std::vector<std::pair<int64_t, int64_t>> slotsOf(const Body &body, const Step &step, int slots) const {
+    const Gemv &g = step.gemv;
+    if (step.op != ir::Op::wo) return evenSlots(g.cols, g.granules, slots);
+    bool to_granules = plan_.schedule.word("math") == "fast";
+    return woSlots(g.cols, module_.layers[body.layer].dim("kv_heads"), plan_.schedule.integer("wo_split"), to_granules);
+  }
+
+  void measure(const Body &body, Step &step, const Geometry &geometry, int slots) const {
     Gemv &g = step.gemv;
-    if (step.op == ir::Op::wo) {
-      bool to_granules = plan_.schedule.word("math") == "fast";
-      cutSegments(g, woSlots(g.cols, module_.layers[body.layer].dim("kv_heads"), plan_.schedule.integer("wo_split"), to_granules),
-                  geometry.stage_bytes);
-    } else {
-      cutSegments(g, evenSlots(g.cols, g.granules, slots), geometry.stage_bytes);
-    }
+    if (step.op != ir::Op::wo) return measureSegments(g, slots, {g.granules / slots, ceilDiv(g.granules, slots)}, geometry.stage_bytes);
+    auto bounds = slotsOf(body, step, slots);
+    measureSegments(g, int64_t(bounds.size()), granulesOf(bounds), geometry.stage_bytes);
   }
 
   /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other.
@@ -169,14 +172,14 @@ private:
     int fitting = 0;
     int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
     for (int slots = 1; slots <= limit; slots++) {
-      cut(body, step, geometry, slots);
+      measure(body, step, geometry, slots);
       if (operandBytes(g, geometry) + geometry.fold_buffers_min * (foldBytes(g) + 16) > available) continue;
       if (!fitting) fitting = slots;
       double units = double(g.tiles) * g.slots, most = double(ceilDiv(g.tiles * g.slots, ctas));
       if (step.op != ir::Op::fc2 || slots >= 8 || units < double(ctas) || most * double(ctas) / units <= kImbalanceMax) break;
     }
     if (!fitting) return false;
-    if (step.op != ir::Op::fc2) cut(body, step, geometry, fitting);
+    if (step.op != ir::Op::fc2 && g.slots != fitting) measure(body, step, geometry, fitting);
     return true;
   }
 
@@ -266,6 +269,7 @@ private:
     for (Body &b : plan_.bodies)
       for (Step &s : b.steps)
         if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / s.attention.row_stride));
+        else if (s.gemv.rows) cutSegments(s.gemv, slotsOf(b, s, s.gemv.slots));
   }
 
   Plan &plan_;

@@ -28,6 +28,15 @@ std::vector<std::pair<int64_t, int64_t>> woSlots(int64_t k, int64_t kv_heads, in
   return bounds;
 }
 
+SlotGranules granulesOf(const std::vector<std::pair<int64_t, int64_t>> &slots) {
+  SlotGranules granules{INT64_MAX, 1};
+  for (auto [begin, end] : slots) {
+    int64_t count = ceilDiv(end, kGranuleK) - begin / kGranuleK;
+    granules = {std::min(granules.least, count), std::max(granules.most, count)};
+  }
+  return granules;
+}
+
 std::vector<std::pair<int64_t, int64_t>> evenSlots(int64_t k, int64_t granules, int slots) {
   std::vector<std::pair<int64_t, int64_t>> bounds;
   for (int64_t i = 0; i < slots; i++)
@@ -35,27 +44,26 @@ std::vector<std::pair<int64_t, int64_t>> evenSlots(int64_t k, int64_t granules, 
   return bounds;
 }
 
-void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slots, int64_t stage_bytes) {
-  int64_t per_stage = std::max<int64_t>(1, stage_bytes / gemv.granule_bytes), longest = 1;
-  for (auto [begin, end] : slots) longest = std::max(longest, ceilDiv(end, kGranuleK) - begin / kGranuleK);
-  gemv.slots = int(slots.size());
-  gemv.segments_per_slot = int(ceilDiv(longest, per_stage));
+void measureSegments(Gemv &gemv, int64_t slots, SlotGranules granules, int64_t stage_bytes) {
+  int64_t per_stage = std::max<int64_t>(1, stage_bytes / gemv.granule_bytes);
+  gemv.slots = int(slots);
+  gemv.segments_per_slot = int(ceilDiv(granules.most, per_stage));
+  gemv.segment_granules = int(ceilDiv(granules.most, gemv.segments_per_slot));
+  gemv.segment_least = int(granules.least / gemv.segments_per_slot);
+  gemv.operand_stride = int(granules.most * kGranuleK + 8); // the pad spreads tokens over shared-memory banks
+}
+
+void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slots) {
+  const int n = gemv.segments_per_slot;
   gemv.segments.clear();
-  gemv.segment_granules = 0;
-  gemv.segment_least = int(longest);
-  int64_t widest = 0;
   for (int s = 0; s < gemv.slots; s++) {
-    auto [begin, end] = slots[s];
+    auto [begin, end] = slots[size_t(s)];
     int64_t first = begin / kGranuleK, count = ceilDiv(end, kGranuleK) - first;
-    widest = std::max(widest, count);
-    for (int j = 0; j < gemv.segments_per_slot; j++) {
-      int64_t g0 = first + count * j / gemv.segments_per_slot, g1 = first + count * (j + 1) / gemv.segments_per_slot;
+    for (int j = 0; j < n; j++) {
+      int64_t g0 = first + count * j / n, g1 = first + count * (j + 1) / n;
       gemv.segments.push_back({s, j, std::max(begin, g0 * kGranuleK), std::min(end, g1 * kGranuleK), g0, g1});
-      gemv.segment_granules = std::max(gemv.segment_granules, int(g1 - g0));
-      gemv.segment_least = std::min(gemv.segment_least, int(g1 - g0));
     }
   }
-  gemv.operand_stride = int(widest * kGranuleK + 8); // the pad spreads tokens over shared-memory banks
 }
 
 } // namespace phasec::planning

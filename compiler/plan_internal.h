@@ -15,8 +15,15 @@ int64_t granuleBytes(ir::Format format);
 std::vector<std::pair<int64_t, int64_t>> woSlots(int64_t k, int64_t kv_heads, int64_t split, bool to_granules);
 /// K bounds of `slots` nearly equal runs of granules.
 std::vector<std::pair<int64_t, int64_t>> evenSlots(int64_t k, int64_t granules, int slots);
-/// Cuts every slot into the same number of segments, each at most a stage; fills segments and operand_stride.
-void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slots, int64_t stage_bytes);
+/// Granules of the shortest and the longest slot.
+struct SlotGranules {
+  int64_t least, most;
+};
+SlotGranules granulesOf(const std::vector<std::pair<int64_t, int64_t>> &slots);
+/// Every slot has the same number of segments, each at most a stage: their number, their granules and operand_stride.
+void measureSegments(Gemv &gemv, int64_t slots, SlotGranules granules, int64_t stage_bytes);
+/// Fills the segments of what was measured.
+void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slots);
 
 /// Lowers a layer to steps, table entries and regions: everything but sizes that depend on shared memory.
 Result<Body> lower(const ir::Module &module, int layer, const Schedule &schedule);

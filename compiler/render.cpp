@@ -19,7 +19,7 @@ using llvm::StringRef;
 
 Templates Templates::embedded() {
   Templates t;
-  for (const EmbeddedFile &f : embeddedTemplates()) t.files_.push_back({std::string(f.name), std::string(f.text)});
+  for (const EmbeddedFile &f : embeddedTemplates()) t.files_.push_back({f.name, f.text});
   return t;
 }
 
@@ -36,19 +36,26 @@ Result<Templates> Templates::overlaid(const std::string &dir) {
       return Status::io(path.str() + ": no template is called " + name + "; an overlay replaces files of the same name");
     auto buffer = llvm::MemoryBuffer::getFile(path);
     if (!buffer) return Status::io(path.str() + ": " + buffer.getError().message());
-    file->text = (*buffer)->getBuffer().str();
+    file->text = *t.overlays_.emplace_back(std::make_shared<const std::string>((*buffer)->getBuffer().str()));
   }
   if (error) return Status::io(dir + ": " + error.message());
   return t;
 }
 
-const std::string *Templates::find(std::string_view name) const {
+const std::string_view *Templates::find(std::string_view name) const {
   for (const File &f : files_)
     if (f.name == name) return &f.text;
   return nullptr;
 }
 
 namespace {
+
+/// By memchr: StringRef::count looks at one character at a time.
+size_t newlines(StringRef text) {
+  size_t n = 0;
+  for (size_t at = text.find('\n'); at != StringRef::npos; at = text.find('\n', at + 1)) n++;
+  return n;
+}
 
 std::string normalised(StringRef name) {
   llvm::SmallString<64> path(name);
@@ -62,7 +69,7 @@ public:
   Renderer(const Templates &templates, ProgramText program) : templates_(templates), program_(std::move(program)) {}
 
   Result<Rendered> run() {
-    const std::string *skeleton = templates_.find("layer.cu");
+    const std::string_view *skeleton = templates_.find("layer.cu");
     if (!skeleton) return Status::toolchain("templates: layer.cu is missing");
     rendered_.source.reserve(size_t(96) << 10);
     llvm::SmallVector<StringRef, 0> lines;
@@ -114,7 +121,7 @@ private:
   /// Emits a template once, after what it includes.
   Status flatten(const std::string &name, const std::string &from, size_t from_line) {
     if (!done_.insert(name).second) return {};
-    const std::string *text = templates_.find(name);
+    const std::string_view *text = templates_.find(name);
     if (!text) return Status::toolchain(from + ":" + std::to_string(from_line) + ": no template is called \"" + name + "\"");
     // Includes are followed one by one; what comes behind the last one is taken in one piece.
     const StringRef all(*text), dir = llvm::sys::path::parent_path(name);
@@ -124,16 +131,16 @@ private:
       const StringRef directive = all.slice(at, line_end).rtrim();
       const bool includes = directive.startswith("#include");
       if (!(includes || directive.startswith("#pragma once")) || !all.slice(line_begin, at).trim().empty()) continue;
-      if (includes) PHASEC_TRY(include(directive.drop_front(8).trim(), dir, name, 1 + all.take_front(at).count('\n')));
+      if (includes) PHASEC_TRY(include(directive.drop_front(8).trim(), dir, name, 1 + newlines(all.take_front(at))));
       body = std::min(line_end + 1, all.size());
     }
     if (size_t first = all.find_first_not_of(" \t\r\n", body); first != StringRef::npos) body = std::max(body, all.rfind('\n', first) + 1);
     rendered_.templates_used.push_back(name);
     append("");
-    append("#line " + std::to_string(1 + all.take_front(body).count('\n')) + " \"" + name + "\"");
+    append("#line " + std::to_string(1 + newlines(all.take_front(body))) + " \"" + name + "\"");
     const StringRef block = all.drop_front(body).rtrim();
     append(block);
-    line_ += block.count('\n');
+    line_ += newlines(block);
     return {};
   }
 

@@ -3,6 +3,7 @@
 
 #include "compiler/plan.h"
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,14 +19,15 @@ public:
   /// ErrorKind::Io when `dir` is not a directory, or has a .cuh file that no template is called.
   static Result<Templates> overlaid(const std::string &dir);
 
-  /// The text of a template, or nullptr.
-  const std::string *find(std::string_view name) const;
+  /// The text of a template, or nullptr; lives as long as a copy of this set.
+  const std::string_view *find(std::string_view name) const;
 
 private:
   struct File {
-    std::string name, text;
+    std::string_view name, text;
   };
   std::vector<File> files_;
+  std::vector<std::shared_ptr<const std::string>> overlays_; ///< what files_ points to, besides what is embedded
 };
 
 struct Rendered {

@@ -90,10 +90,12 @@ TEST_CASE("segments tile their slots and fit a stage, for every format and stage
           g.granules = planning::ceilDiv(k, kGranuleK);
           INFO("granule bytes ", g.granule_bytes, " stage of ", stages, " K ", k, " split ", split);
           auto slots = planning::woSlots(k, 2, split, false);
-          planning::cutSegments(g, slots, stages * g.granule_bytes);
+          planning::measureSegments(g, int64_t(slots.size()), planning::granulesOf(slots), stages * g.granule_bytes);
+          planning::cutSegments(g, slots);
           checkSegments(g, slots, stages * g.granule_bytes);
           auto even = planning::evenSlots(k, g.granules, int(std::min<int64_t>(split, g.granules)));
-          planning::cutSegments(g, even, stages * g.granule_bytes);
+          planning::measureSegments(g, int64_t(even.size()), planning::granulesOf(even), stages * g.granule_bytes);
+          planning::cutSegments(g, even);
           checkSegments(g, even, stages * g.granule_bytes);
         }
 }

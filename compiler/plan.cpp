@@ -14,6 +14,7 @@ constexpr int64_t kReadsBytes = 256; // templates: Ring, a count per stage and t
 constexpr int64_t kStepBytes = 256, kUnitBytes = 52; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
+constexpr int kTeamSlotsMax = 8, kSlotCost = 32; // a slot costs its share of adding up: 3 %
 
 int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 
@@ -165,21 +166,35 @@ private:
     measureSegments(g, int64_t(bounds.size()), granulesOf(bounds), geometry.stage_bytes);
   }
 
-  /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other.
+  /// What the teams of the CTA that has most do one after the other, in granules: a turn takes as long however few of a team's
+  /// warps have a row tile.
+  static int64_t teamTurns(const Gemv &g, const Geometry &geometry, int64_t ctas) {
+    int64_t turns = ceilDiv(ceilDiv(g.tiles, geometry.team) * g.slots, ctas) * g.segments_per_slot;
+    return ceilDiv(turns, geometry.warps / geometry.team) * g.segment_granules;
+  }
+
+  /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other; for teams
+  /// those that take fewest turns.
   bool chooseSlots(Body &body, Step &step, const Geometry &geometry, int64_t available) {
     Gemv &g = step.gemv;
     int64_t ctas = plan_.ctas_pinned ? plan_.ctas_pinned : plan_.target->sm_counts.front();
     int fitting = 0;
+    int64_t least = INT64_MAX;
     int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
     for (int slots = 1; slots <= limit; slots++) {
       measure(body, step, geometry, slots);
       if (operandBytes(g, geometry) + geometry.fold_buffers_min * (foldBytes(g) + 16) > available) continue;
+      if (step.op == ir::Op::fc2 && geometry.team > 1) {
+        if (slots > kTeamSlotsMax && fitting) break;
+        if (int64_t turns = teamTurns(g, geometry, ctas) * (kSlotCost + slots); turns < least) least = turns, fitting = slots;
+        continue;
+      }
       if (!fitting) fitting = slots;
       double units = double(g.tiles) * g.slots, most = double(ceilDiv(g.tiles * g.slots, ctas));
       if (step.op != ir::Op::fc2 || slots >= 8 || units < double(ctas) || most * double(ctas) / units <= kImbalanceMax) break;
     }
     if (!fitting) return false;
-    if (step.op != ir::Op::fc2 && g.slots != fitting) measure(body, step, geometry, fitting);
+    if ((step.op != ir::Op::fc2 || geometry.team > 1) && g.slots != fitting) measure(body, step, geometry, fitting);
     return true;
   }
 
@@ -294,7 +309,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
     return int(at);
   };
   for (Body &body : plan.bodies)
-    for (Event &e : body.events) e.counter = take(e.slices);
+    for (Event &e : body.events) e.counter = e.carried ? -1 : take(e.slices);
   plan.event_words = int(words - plan.instance_counter);
   for (Body &body : plan.bodies) {
     const ir::Layer &layer = module.layers[body.layer];
@@ -310,7 +325,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
   bytes = align(words * 4, 256);
   for (Body &body : plan.bodies)
     for (Region &r : body.regions) {
-      int64_t n = elementBytes(r.dtype);
+      int64_t n = r.tagged ? 8 / r.tagged : elementBytes(r.dtype);
       if (r.space == Space::Table && r.dtype != "bf16" && r.dtype != "f32" && r.dtype != "i32") continue;
       for (int64_t extent : r.shape) n *= extent == ir::kTokensExtent ? plan.tokens_max : extent;
       r.bytes = n;
@@ -460,7 +475,10 @@ Result<Plan> plan(const ir::Module &module, const Schedule &schedule, const Targ
   PHASEC_TRY(checkShares(plan));
   addSlotRegions(plan);
   sizeAttention(plan, module);
-  for (Body &body : plan.bodies) PHASEC_TRY(insertEvents(plan, body, module.layers[body.layer]));
+  for (Body &body : plan.bodies) {
+    PHASEC_TRY(insertEvents(plan, body, module.layers[body.layer]));
+    carryEvents(plan, body, module.layers[body.layer]);
+  }
   for (const Body &body : plan.bodies)
     for (const Step &s : body.steps)
       if (s.gemv.rows || s.op == ir::Op::attn) plan.stream.steps.push_back(s.id);

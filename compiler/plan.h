@@ -50,6 +50,8 @@ struct Region {
   int entry = -1;             ///< Table: index into Body::table
   int first_step = 0, last_step = 0; ///< lifetime within one instance; equal to the whole launch for Table regions
   int slots = 1;              ///< partial slots along the leading extent
+  int tagged = 0;             ///< values of a 64-bit word that also holds the round's tag: 1 (as fp32) or 2 (bf16); 0: plain.
+                              ///< Who reads a word waits for it
 };
 
 /// One entry of the launch table: 64 bits that bind() fills. Entries repeat per instance: table[instance * count + i].
@@ -80,7 +82,8 @@ struct Event {
   int slices = 1;          ///< counters
   std::vector<int64_t> arrivals; ///< per slice and epoch; empty for a grid event (one per CTA, known at launch)
   int from_step = 0, to_step = 0;
-  int counter = 0;         ///< index of its first counter word in the workspace
+  int counter = 0;         ///< index of its first counter word in the workspace; -1 when it is carried
+  bool carried = false;    ///< by the tags of what it orders: nobody signals and nobody waits
 };
 
 // ---- Segment and Stream -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 #include "compiler/plan_internal.h"
 
 #include <algorithm>
+#include <map>
 
 namespace phasec::planning {
 namespace {
@@ -179,6 +180,66 @@ Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer) {
   else events.insertAuto();
   events.leave();
   return {};
+}
+
+namespace {
+
+/// Twice the bytes of fp32 pass through L2 when every CTA stages them: beyond this a tag costs what it saves.
+constexpr int64_t kTaggedBytesMax = 80 << 10;
+
+/// Whether the words of a region can say that they are there: 2 or 1 values a word, or 0.
+class Carrier {
+public:
+  Carrier(const Plan &plan, const Body &body) : plan_(plan), body_(body) {}
+
+  int values(int region) const {
+    const Region &r = body_.regions[size_t(region)];
+    if (r.space != Space::Workspace || (r.dtype != "f32" && r.dtype != "bf16") || r.shape.back() % 8) return 0;
+    int values = 1;
+    for (const Step &s : body_.steps)
+      for (const Access &w : s.writes) {
+        if (w.region != region) continue;
+        if (!writes(s, region)) return 0;
+        if (s.op == Op::fc1) values = 2; // a lane has both columns of a pair
+      }
+    for (const Step &s : body_.steps)
+      for (const Access &read : s.reads)
+        if (read.region == region && !reads(s, region, values)) return 0;
+    return values;
+  }
+
+private:
+  static bool writes(const Step &s, int region) {
+    if (s.op == Op::qkv) return region == s.gemv.raw_region;
+    if (s.op == Op::attn || s.op == Op::fc1) return region == s.results[0];
+    return (s.op == Op::wo || s.op == Op::fc2 || s.op == Op::gather) && region == s.results[0] && s.gemv.fold != Fold::ElectedCta;
+  }
+  bool reads(const Step &s, int region, int values) const {
+    if (s.op == Op::attn) return s.attention.heads_step >= 0;
+    if (s.op == Op::gather) return region == s.operands[1];
+    if (!s.gemv.rows) return false;
+    bool residual = (s.op == Op::wo || s.op == Op::fc2) && region == s.operands[2];
+    if (region != s.gemv.operand.region) return residual;
+    return plan_.tokens_max * int64_t(s.gemv.operand_stride) * 8 / values <= kTaggedBytesMax;
+  }
+
+  const Plan &plan_;
+  const Body &body_;
+};
+
+} // namespace
+
+void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer) {
+  if (plan.schedule.word("math") != "fast" || layer.sync == ir::Sync::Explicit) return;
+  std::map<int, int> handed; // region, values of a word
+  for (const Step &reader : body.steps)
+    for (const Access &read : reader.reads)
+      for (const Step &writer : body.steps)
+        for (const Access &write : writer.writes)
+          if (writer.id < reader.id && write.region == read.region) handed[read.region] = Carrier(plan, body).values(read.region);
+  if (std::any_of(handed.begin(), handed.end(), [](const auto &r) { return r.second == 0; })) return;
+  for (auto [region, values] : handed) body.regions[size_t(region)].tagged = values;
+  for (Event &e : body.events) e.carried = true;
 }
 
 } // namespace phasec::planning

@@ -34,6 +34,10 @@ Status fitShared(Plan &plan, const ir::Module &module);
 /// Inserts events (sync = auto), or takes those that are written (sync = explicit).
 Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer);
 
+/// Lets tagged words carry the events of a body, where all that its steps hand on can be tagged and little is staged: a tag
+/// saves a release, an acquire and a load, each a trip to memory.
+void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer);
+
 /// Gives every region, event and election its place in the workspace.
 void placeWorkspace(Plan &plan, const ir::Module &module);
 

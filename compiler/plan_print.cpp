@@ -171,6 +171,7 @@ void writeEvent(OStream &j, const Event &e) {
     j.attribute("kind", e.kind == ir::EventKind::Grid ? "grid" : "counter");
     j.attribute("edge", e.edge);
     j.attribute("reason", e.reason);
+    j.attribute("carried", e.carried);
     j.attribute("from_step", e.from_step);
     j.attribute("to_step", e.to_step);
     j.attribute("slices", e.slices);
@@ -222,6 +223,7 @@ void writeRegion(OStream &j, const Region &r) {
     j.attribute("name", r.name);
     j.attribute("space", spaces[int(r.space)]);
     j.attribute("dtype", r.dtype);
+    j.attribute("tagged", r.tagged);
     writeShape(j, r.shape);
     j.attribute("offset", r.offset);
     j.attribute("bytes", r.bytes);
@@ -316,6 +318,10 @@ std::string planText(const Plan &plan, const ir::Module &module) {
     for (const Step &s : b.steps) {
       for (int e : s.waits) {
         const Event &event = b.events[e];
+        if (event.carried) {
+          out << "    tags: " << event.edge << "  // who reads a word waits for it\n";
+          continue;
+        }
         out << "    " << (event.kind == ir::EventKind::Grid ? "grid: " : "counter: ") << event.edge;
         if (event.slices > 1) out << ", " << event.slices << " slices";
         out << "  // " << event.reason << "\n";
@@ -330,7 +336,7 @@ std::string planText(const Plan &plan, const ir::Module &module) {
             << s.argmax.groups << " groups of up to " << s.argmax.group << " tiles, each folded by the warp that completes it\n";
     }
     for (const Region &r : b.regions)
-      if (r.space == Space::Workspace) out << "    workspace +" << r.offset << ": " << r.name << " " << r.dtype << ", " << r.bytes << " bytes\n";
+      if (r.space == Space::Workspace) out << "    workspace +" << r.offset << ": " << r.name << " " << (r.tagged ? "tagged " : "") << r.dtype << ", " << r.bytes << " bytes\n";
   }
   return out.str();
 }

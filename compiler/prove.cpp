@@ -2,7 +2,7 @@
 // never looks at op names: a plan that was inserted wrongly cannot agree with itself here.
 //
 // What is shown today: each read of a workspace or output region that an earlier step of the body wrote is ordered after
-// that write on every CTA, and the grid can be resident. Instances of a stack are separated by a grid event, launches by the
+// that write on every CTA, or waits for the words themselves, which are tagged, and the grid can be resident. Instances of a stack are separated by a grid event, launches by the
 // stream, so nothing is carried over.
 #include "compiler/plan.h"
 #include "ir/diagnostics.h"
@@ -18,7 +18,7 @@ using Map = Access::Map;
 bool behind(const Body &body, int wait, int step) {
   if (wait == step) return true;
   for (const Event &e : body.events)
-    if (e.to_step == step && e.from_step >= wait && behind(body, wait, e.from_step)) return true;
+    if (!e.carried && e.to_step == step && e.from_step >= wait && behind(body, wait, e.from_step)) return true;
   return false;
 }
 
@@ -35,6 +35,7 @@ bool counterCovers(const Event &e, Map write, Map read, int slots) {
 }
 
 bool covers(const Body &body, const Event &e, int writer, const Access &write, int reader, const Access &read) {
+  if (e.carried) return false;
   if (e.kind == ir::EventKind::Grid) return e.from_step >= writer && e.to_step <= reader;
   if (e.from_step == writer && countsTiles(body, e) && behind(body, e.to_step, reader)) return true;
   return e.from_step == writer && e.to_step == reader && counterCovers(e, write.map, read.map, body.steps[reader].gemv.slots);
@@ -62,7 +63,7 @@ Status proveReads(const Plan &plan, const ir::Module &module, const Body &body) 
     for (const Access &read : r.reads)
       for (int w = 0; w < r.id; w++)
         for (const Access &write : body.steps[w].writes) {
-          bool covered = write.region != read.region ||
+          bool covered = write.region != read.region || body.regions[read.region].tagged ||
                          std::any_of(body.events.begin(), body.events.end(),
                                      [&](const Event &e) { return covers(body, e, w, write, r.id, read); });
           if (covered) continue;

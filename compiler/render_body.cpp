@@ -14,7 +14,8 @@ using ir::Op;
 
 void BodyText::phases(llvm::raw_ostream &out) {
   out << "// ---- layer @" << layer_.name << " ----\n";
-  for (const Event &e : body_.events) event(out, e);
+  for (const Event &e : body_.events)
+    if (!e.carried) event(out, e);
   for (const Step &s : body_.steps) step(out, s);
 }
 
@@ -39,7 +40,7 @@ void BodyText::calls(llvm::raw_ostream &out) {
   int call_index = 0;
   for (const Step &s : body_.steps) {
     for (int e : s.waits)
-      out << "    // " << (body_.events[e].kind == EventKind::Grid ? "grid: " : "counter: ") << body_.events[e].edge << "\n";
+      out << "    // " << (body_.events[e].carried ? "tags: " : body_.events[e].kind == EventKind::Grid ? "grid: " : "counter: ") << body_.events[e].edge << "\n";
     out << "    if (cta.runs(call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
     delay(out, call_index);
     out << "      " << call(s) << "\n";
@@ -51,7 +52,7 @@ void BodyText::calls(llvm::raw_ostream &out) {
     }
     settle(out, s);
     for (int e : s.signals)
-      if (body_.events[e].kind == EventKind::Grid) out << "      event::arrive<" << eventName(e) << ">(cta);\n";
+      if (body_.events[e].kind == EventKind::Grid && !body_.events[e].carried) out << "      event::arrive<" << eventName(e) << ">(cta);\n";
     out << "    }\n";
     call_index += s.calls();
   }
@@ -107,7 +108,8 @@ std::string BodyText::region(int index) const {
   if (index < 0) return "Absent";
   const Region &r = body_.regions[index];
   if (r.space == Space::Table) return "Bound<" + cType(r.dtype) + ", " + std::to_string(r.entry) + ">";
-  return "Local<" + cType(r.dtype) + ", " + std::to_string(r.offset) + ">";
+  std::string place = cType(r.dtype) + ", " + std::to_string(r.offset);
+  return r.tagged ? "Tagged<" + place + ", " + std::to_string(r.tagged) + ">" : "Local<" + place + ">";
 }
 
 void BodyText::event(llvm::raw_ostream &out, const Event &e) {
@@ -140,9 +142,11 @@ bool BodyText::reachesBack(const Gemv &g, int slices) {
 }
 
 void BodyText::await(llvm::raw_ostream &out, const Step &s) const {
-  out << "  PHASEC_DEVICE static void await(const Cta &" << (s.waits.empty() ? "" : "cta") << ", int"
-      << (std::any_of(s.waits.begin(), s.waits.end(), [&](int e) { return body_.events[e].slices > 1; }) ? " slot" : "") << ") {";
-  for (int e : s.waits) {
+  std::vector<int> waits = s.waits;
+  std::erase_if(waits, [&](int e) { return body_.events[e].carried; });
+  out << "  PHASEC_DEVICE static void await(const Cta &" << (waits.empty() ? "" : "cta") << ", int"
+      << (std::any_of(waits.begin(), waits.end(), [&](int e) { return body_.events[e].slices > 1; }) ? " slot" : "") << ") {";
+  for (int e : waits) {
     const Event &event = body_.events[e];
     std::string slice = event.slices == 1 ? "0" : "slot";
     if (event.slices > 1 && s.op == Op::wo) {
@@ -160,7 +164,7 @@ void BodyText::await(llvm::raw_ostream &out, const Step &s) const {
 
 const Event *BodyText::counterSignal(const Step &s) const {
   for (int e : s.signals)
-    if (body_.events[e].kind == EventKind::Counter) return &body_.events[e];
+    if (body_.events[e].kind == EventKind::Counter && !body_.events[e].carried) return &body_.events[e];
   return nullptr;
 }
 
@@ -199,7 +203,7 @@ void BodyText::gemv(llvm::raw_ostream &out, const Step &s) {
   table(out, segment_name, segments);
   for (int e : s.waits) {
     int slices = body_.events[e].slices;
-    if (s.op != Op::wo || slices == 1 || !reachesBack(g, slices)) continue;
+    if (s.op != Op::wo || slices == 1 || body_.events[e].carried || !reachesBack(g, slices)) continue;
     std::vector<int64_t> heads;
     for (int slot = 0; slot < g.slots; slot++) heads.push_back(firstHead(g, slices, slot));
     table(out, firstHeads(s), heads);

@@ -277,7 +277,8 @@ Result<Bound> Kernel::bind(const Buffers &buffers) const {
     PHASEC_ASSIGN(bound->workspace, device.allocate(plan.workspace_bytes));
     bound->owns_workspace = true;
   }
-  PHASEC_TRY(device.fill(bound->workspace, 0, plan.counters * 4));
+  // All of it: tagged words of an earlier binding would pass for this one's.
+  PHASEC_TRY(device.fill(bound->workspace, 0, plan.workspace_bytes));
   PHASEC_ASSIGN(std::vector<uint64_t> table, Binder(*state_, buffers, bound->workspace).run());
   PHASEC_ASSIGN(bound->table, device.allocate(int64_t(table.size()) * 8));
   PHASEC_TRY(device.upload(bound->table, table.data(), int64_t(table.size()) * 8));

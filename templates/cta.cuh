@@ -32,24 +32,83 @@ struct Cta {
 /// A buffer that the host bound: entry `Entry` of the launch table.
 template <class T, int Entry> struct Bound {
   using Type = T;
+  using Word = T;
   PHASEC_DEVICE static T *at(const Cta &cta) { return (T *)cta.table[Entry]; }
 };
 /// A buffer inside the workspace.
 template <class T, i64 Offset> struct Local {
   using Type = T;
+  using Word = T;
   PHASEC_DEVICE static T *at(const Cta &cta) { return (T *)(cta.workspace + Offset); }
+};
+/// The same, in words that also hold the round in which they were written, so that who reads one can wait for it: `Values` of
+/// them a word, one as fp32 or two as bf16. It costs no event: no release, no acquire, and the wait brings the value.
+template <class T, i64 Offset, int Values> struct Tagged {
+  using Type = T;
+  using Word = u64;
+  PHASEC_DEVICE static u64 *at(const Cta &cta) { return (u64 *)(cta.workspace + Offset); }
 };
 /// The absent buffer.
 struct Absent {
   using Type = float;
+  using Word = float;
   PHASEC_DEVICE static float *at(const Cta &) { return nullptr; }
 };
 template <class A, class B> inline constexpr bool is_same = false;
 template <class A> inline constexpr bool is_same<A, A> = true;
 template <class R> inline constexpr bool present = !is_same<R, Absent>;
+/// Values of a word of R; 0 where R is not tagged.
+template <class R> inline constexpr int tagged_values = 0;
+template <class T, i64 Offset, int Values> inline constexpr int tagged_values<Tagged<T, Offset, Values>> = Values;
 
 /// Splits n items over parts: the first item of part i. n * parts stays below 2^32 (the planner sees to it).
 PHASEC_DEVICE int share(int n, int i, int parts) { return int(u32(n) * u32(i) / u32(parts)); }
+
+namespace tagged {
+
+PHASEC_DEVICE bool there(const Cta &cta, u64 word) { return u32(word >> 32) == cta.round + 1u; }
+/// Value i of a word.
+template <int Values> PHASEC_DEVICE float value(u64 word, int i) {
+  u32 bits = u32(word);
+  return ptx::from_bits(Values == 1 ? bits : i % 2 ? bits & 0xffff0000u : bits << 16);
+}
+
+} // namespace tagged
+
+/// Element i of a buffer, rounded as the buffer's type is; one value of a tagged pair cannot be stored alone.
+template <class R> PHASEC_DEVICE void store(const Cta &cta, typename R::Word *to, float v) {
+  if constexpr (tagged_values<R> == 1) {
+    typename R::Type rounded;
+    numeric::store(&rounded, v);
+    ptx::store_tagged(to, numeric::load(&rounded), cta.round + 1u);
+  } else {
+    numeric::store(to, v);
+  }
+}
+/// Elements at[0 .. N): all are asked for before the first is waited for.
+template <class R, int N> PHASEC_DEVICE void load(const Cta &cta, const i64 (&at)[N], float (&v)[N]) {
+  if constexpr (tagged_values<R> > 0) {
+    constexpr int values = tagged_values<R> > 0 ? tagged_values<R> : 1;
+    for (;;) {
+      u64 word[N];
+      bool there = true;
+#pragma unroll
+      for (int i = 0; i < N; i++) word[i] = ptx::load_tagged(R::at(cta) + at[i] / values);
+#pragma unroll
+      for (int i = 0; i < N; i++) there = there && tagged::there(cta, word[i]), v[i] = tagged::value<values>(word[i], int(at[i] % values));
+      if (there) return;
+      ptx::spin_pause();
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = numeric::load(R::at(cta) + at[i]);
+  }
+}
+template <class R> PHASEC_DEVICE float load(const Cta &cta, i64 at) {
+  float v[1];
+  load<R>(cta, {at}, v);
+  return v[0];
+}
 
 namespace event {
 
@@ -118,15 +177,12 @@ template <class E> PHASEC_DEVICE void await(const Cta &cta, int slice) {
   ptx::sync_workers(E::threads);
 }
 
-/// True for the warp that arrives last of `n`; resets the counter, whose next use is ordered behind this one by events.
+/// True for the warp that arrives last of `n`, which leaves the counter at zero for its next use.
 /// Everything the other arrivers wrote is then visible to this warp. All lanes call and agree.
 PHASEC_DEVICE bool elect_warp(const Cta &cta, int counter, u32 n) {
   ptx::sync_warp();
   u32 old = 0;
-  if (cta.lane == 0) {
-    old = ptx::add_acq_rel(cta.counters() + counter, 1u);
-    if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);
-  }
+  if (cta.lane == 0) old = ptx::turn_acq_rel(cta.counters() + counter, n - 1u);
   old = ptx::shfl(old, 0);
   return old == n - 1u;
 }
@@ -134,11 +190,7 @@ PHASEC_DEVICE bool elect_warp(const Cta &cta, int counter, u32 n) {
 /// The same for whole CTAs; `flag` is a word of shared memory.
 template <class L> PHASEC_DEVICE bool elect_cta(const Cta &cta, int counter, u32 n, u32 *flag) {
   ptx::sync_workers(L::threads);
-  if (ptx::thread() == 0) {
-    u32 old = ptx::add_acq_rel(cta.counters() + counter, 1u);
-    if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);
-    *flag = old;
-  }
+  if (ptx::thread() == 0) *flag = ptx::turn_acq_rel(cta.counters() + counter, n - 1u);
   ptx::sync_workers(L::threads);
   return *flag == n - 1u;
 }

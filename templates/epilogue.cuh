@@ -7,8 +7,8 @@ namespace epilogue {
 /// H names the phase's Residual (or Absent) and result Y, both [tokens][columns].
 template <class H> PHASEC_DEVICE void store(const Cta &cta, int token, int column, int columns, float v) {
   i64 at = (i64)token * columns + column;
-  if (present<typename H::Residual>) v = v + numeric::load(H::Residual::at(cta) + at);
-  numeric::store(H::Y::at(cta) + at, v);
+  if constexpr (present<typename H::Residual>) v = v + load<typename H::Residual>(cta, at);
+  ::store<typename H::Y>(cta, H::Y::at(cta) + at, v);
 }
 
 /// Finishes a row tile. One warp; sums[token][row].

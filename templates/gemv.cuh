@@ -42,8 +42,17 @@ struct Units {
   int begin, end; ///< slot-major: unit = slot * tiles + tile
 };
 
+/// Where group i of a slot-major order begins: units that a team takes together stay together where K is cut, since one that
+/// is short of tiles takes as long as a full one.
+template <class G> static constexpr int group_tiles() { return G::slots > 1 ? G::team : 1; }
+template <class G> PHASEC_DEVICE int group_begin(int i) {
+  constexpr int groups = (G::tiles + group_tiles<G>() - 1) / group_tiles<G>();
+  int slot = i / groups, tile = (i - slot * groups) * group_tiles<G>();
+  return slot * G::tiles + (tile < G::tiles ? tile : G::tiles);
+}
 /// Splits the units over the CTAs: the share of this one.
 template <class G> PHASEC_DEVICE Units share_units(const Cta &cta) {
+  constexpr int groups = (G::tiles + group_tiles<G>() - 1) / group_tiles<G>();
   if (G::assignment == Assignment::SlotCta) {
     int slot = cta.cta < G::slots ? cta.cta : G::slots;
     int end = cta.cta < G::slots ? slot + 1 : slot;
@@ -52,9 +61,10 @@ template <class G> PHASEC_DEVICE Units share_units(const Cta &cta) {
   if (G::assignment == Assignment::Grid && cta.ctas >= G::slots) {
     int parts = cta.ctas / G::slots, slot = cta.cta / parts, part = cta.cta % parts;
     if (slot >= G::slots) return Units{0, 0};
-    return Units{slot * G::tiles + share(G::tiles, part, parts), slot * G::tiles + share(G::tiles, part + 1, parts)};
+    int first = slot * groups;
+    return Units{group_begin<G>(first + share(groups, part, parts)), group_begin<G>(first + share(groups, part + 1, parts))};
   }
-  return Units{share(G::slots * G::tiles, cta.cta, cta.ctas), share(G::slots * G::tiles, cta.cta + 1, cta.ctas)};
+  return Units{group_begin<G>(share(G::slots * groups, cta.cta, cta.ctas)), group_begin<G>(share(G::slots * groups, cta.cta + 1, cta.ctas))};
 }
 
 /// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step. Sixteen bytes

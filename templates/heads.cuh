@@ -25,9 +25,12 @@ template <class H> struct Head {
   PHASEC_DEVICE static bool has(int j) { return H::head_dim % 32 == 0 || ptx::lane() + 32 * j < H::head_dim; }
 
   PHASEC_DEVICE void load(const Cta &cta, int token, int head) {
-    const float *raw = H::Raw::at(cta) + (i64)token * H::rows + head * H::head_dim;
+    i64 first = (i64)token * H::rows + head * H::head_dim, at[dims];
 #pragma unroll
-    for (int j = 0; j < dims; j++) v[j] = has(j) ? raw[cta.lane + 32 * j] : 0.0f;
+    for (int j = 0; j < dims; j++) at[j] = first + (has(j) ? cta.lane + 32 * j : 0);
+    ::load<typename H::Raw>(cta, at, v);
+#pragma unroll
+    for (int j = 0; j < dims; j++) v[j] = has(j) ? v[j] : 0.0f;
     if (present<typename H::Bias>)
 #pragma unroll
       for (int j = 0; j < dims; j++)

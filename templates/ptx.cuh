@@ -214,6 +214,12 @@ PHASEC_DEVICE u32 add_acq_rel(u32 *counter, u32 n) {
   asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(v) : "l"(counter), "r"(n) : "memory");
   return v;
 }
+/// The same, but from `last` the counter goes to zero.
+PHASEC_DEVICE u32 turn_acq_rel(u32 *counter, u32 last) {
+  u32 v;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(v) : "l"(counter), "r"(last) : "memory");
+  return v;
+}
 PHASEC_DEVICE void store_relaxed(u32 *counter, u32 n) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(n) : "memory");
 }
@@ -225,6 +231,10 @@ PHASEC_DEVICE u64 load_tagged(const u64 *from) {
   u64 v;
   asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
   return v;
+}
+/// Two neighbouring words; nothing orders one behind the other.
+PHASEC_DEVICE void load_tagged2(const u64 *from, u64 &first, u64 &second) {
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(from) : "memory");
 }
 /// Adds to a float that others add to, in whatever order; reads one and leaves zero.
 PHASEC_DEVICE void add_unordered(float *to, float v) {

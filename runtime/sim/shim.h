@@ -141,6 +141,11 @@ inline void arrive_release(u32 *counter, u32 n) { phasec_sim_api.arrive_release(
 inline u32 load_acquire(const u32 *counter) { return phasec_sim_api.load_acquire(phasec_sim_api.engine, counter); }
 inline u32 add_acq_rel(u32 *counter, u32 n) { return phasec_sim_api.add_acq_rel(phasec_sim_api.engine, counter, n); }
 inline void store_relaxed(u32 *counter, u32 n) { phasec_sim_api.store_relaxed(phasec_sim_api.engine, counter, n); }
+inline u32 turn_acq_rel(u32 *counter, u32 last) {
+  u32 old = add_acq_rel(counter, 1u);
+  if (old >= last) store_relaxed(counter, 0u);
+  return old;
+}
 inline u32 add_shared(u32 *counter, u32 n) { return phasec_sim_api.add_shared(phasec_sim_api.engine, counter, n); }
 inline u32 peek_shared(const u32 *counter) { return *static_cast<const volatile u32 *>(counter); }
 inline u32 draw(u32 *counter) { return add_shared(counter, 1u); }
@@ -156,6 +161,7 @@ inline u64 load_tagged(const u64 *from) {
   u64 tag = load_acquire(words + 1);
   return tag << 32 | *static_cast<const volatile u32 *>(words);
 }
+inline void load_tagged2(const u64 *from, u64 &first, u64 &second) { first = load_tagged(from), second = load_tagged(from + 1); }
 inline void add_unordered(float *to, float v) { *to += v; }
 inline float take_sum(float *from) {
   float v = *from;

@@ -201,48 +201,60 @@ template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u,
   }
 }
 
-/// The gate of a pair's value.
-template <class H> PHASEC_DEVICE float gate(const Cta &cta, int token, int head, int dim) {
+/// The gates of some values (token, head, dim).
+struct Place {
+  int token, head, dim;
+};
+template <class H, int N> PHASEC_DEVICE void gates(const Cta &cta, const Place (&of)[N], float (&v)[N]) {
+  i64 at[N];
   if constexpr (present<typename H::Heads>) {
     using Q = typename H::Heads;
-    int row = (H::heads + head) * H::head_dim + dim;
-    float v = Q::Raw::at(cta)[(i64)token * Q::rows + row];
-    if (present<typename Q::Bias>) v = v + numeric::load(Q::Bias::at(cta) + Q::checkpoint_row(row - dim) + dim);
-    return numeric::from_bf16(numeric::to_bf16(v));
+#pragma unroll
+    for (int i = 0; i < N; i++) at[i] = (i64)of[i].token * Q::rows + (H::heads + of[i].head) * H::head_dim + of[i].dim;
+    load<typename Q::Raw>(cta, at, v);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      if (present<typename Q::Bias>)
+        v[i] = v[i] + numeric::load(Q::Bias::at(cta) + Q::checkpoint_row((H::heads + of[i].head) * H::head_dim) + of[i].dim);
+      v[i] = numeric::from_bf16(numeric::to_bf16(v[i]));
+    }
   } else {
-    return numeric::load(H::Gate::at(cta) + ((i64)token * H::heads + head) * H::head_dim + dim);
+#pragma unroll
+    for (int i = 0; i < N; i++) at[i] = ((i64)of[i].token * H::heads + of[i].head) * H::head_dim + of[i].dim;
+    load<typename H::Gate>(cta, at, v);
   }
 }
 
 /// What finishing a group of values needs besides them: fetched before the CTA waits for other chunks.
 template <class H> struct Finish {
   using Core = core::Attention<H>;
-  typename H::Y::Type *to[Core::group_values]; ///< null: a pair or dim that pads a state
-  float gates[Core::group_values], scale;
+  typename H::Y::Word *to[Core::group_values]; ///< null: a pair or dim that pads a state
+  float gate[Core::group_values], scale;
 
   /// Of group i; of no group when i is behind the last.
   PHASEC_DEVICE void open(const Cta &cta, const Unit &u, int i) {
     scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[1];
+    Place of[Core::group_values];
 #pragma unroll
     for (int c = 0; c < Core::group_values; c++) {
       int pair = Core::pair(i, c), dim = Core::dim(i, c);
       bool in = i < Core::groups && pair < u.pairs && dim < H::head_dim;
-      pair += u.tile * kPairs;
-      int token = u.first_token + pair / H::group, head = u.head * H::group + pair % H::group;
-      to[c] = in ? H::Y::at(cta) + ((i64)token * H::heads + head) * H::head_dim + dim : nullptr;
-      gates[c] = H::gated && in ? gate<H>(cta, token, head, dim) : 0.0f;
+      pair = u.tile * kPairs + (in ? pair : 0);
+      of[c] = Place{u.first_token + pair / H::group, u.head * H::group + pair % H::group, in ? dim : 0};
+      to[c] = in ? H::Y::at(cta) + ((i64)of[c].token * H::heads + of[c].head) * H::head_dim + dim : nullptr;
     }
+    if constexpr (H::gated) gates<H>(cta, of, gate);
   }
   /// value / sum, scaled and gated.
-  PHASEC_DEVICE void store(const typename Core::Group &group) const {
+  PHASEC_DEVICE void store(const Cta &cta, const typename Core::Group &group) const {
 #pragma unroll
     for (int c = 0; c < Core::group_values; c++) {
       if (!to[c]) continue;
       Part p = Core::part(group, c);
       float o = ptx::div(p.value, p.sum);
       if (H::kv_scales >= 0) o = o * scale;
-      if (H::gated) o = o * math::sigmoid(gates[c]);
-      numeric::store(to[c], o);
+      if constexpr (H::gated) o = o * math::sigmoid(gate[c]);
+      ::store<typename H::Y>(cta, to[c], o);
     }
   }
 };
@@ -263,7 +275,7 @@ template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
     }
     Finish<H> finish;
     finish.open(cta, u, i);
-    finish.store(group);
+    finish.store(cta, group);
   }
   if (u.chunks > 1) {
     // Each wait for memory is long and nothing else is: two groups' loads are asked for together.
@@ -282,7 +294,7 @@ template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
         group[e] = Core::merge_chunks(chunks, u.chunks, i < Core::groups ? i : first);
       }
 #pragma unroll
-      for (int e = 0; e < each; e++) finish[e].store(group[e]);
+      for (int e = 0; e < each; e++) finish[e].store(cta, group[e]);
     }
   }
   // The event counts pairs; the step's last pair also stands for the rows that this step does not have.

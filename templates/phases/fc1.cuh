@@ -15,11 +15,19 @@ struct GeluTanh {
 template <class H> struct Finish {
   template <class G> PHASEC_DEVICE static void rows(const Cta &cta, int tile, const float *sums) {
     constexpr int half = gemv::kTileRows / 2;
-    for (int i = cta.lane; i < cta.tokens * half; i += 32) {
+    constexpr int each = tagged_values<typename H::Y> == 2 ? 2 : 1; // columns of a lane
+    for (int i = cta.lane * each; i < cta.tokens * half; i += 32 * each) {
       int token = i / half, column = tile * half + i % half;
       const float *v = sums + token * gemv::kTileRows + i % half;
-      if (column < G::rows / 2)
-        numeric::store(H::Y::at(cta) + (i64)token * (G::rows / 2) + column, H::Act::apply(v[0]) * v[half]);
+      i64 at = (i64)token * (G::rows / 2) + column;
+      if (column >= G::rows / 2) continue;
+      float u = H::Act::apply(v[0]) * v[half];
+      if constexpr (each == 2) {
+        u32 pair = u32(numeric::to_bf16(u)) | u32(numeric::to_bf16(H::Act::apply(v[1]) * v[half + 1])) << 16;
+        ptx::store_tagged(H::Y::at(cta) + at / 2, ptx::from_bits(pair), cta.round + 1u);
+      } else {
+        store<typename H::Y>(cta, H::Y::at(cta) + at, u);
+      }
     }
     H::signal(cta, tile * half);
   }

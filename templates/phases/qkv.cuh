@@ -10,7 +10,7 @@ namespace qkv {
 
 template <class G, class H> PHASEC_DEVICE void store_raw(const Cta &cta, int tile, const float *sums) {
   for (int i = cta.lane; i < cta.tokens * gemv::kTileRows; i += 32)
-    H::Raw::at(cta)[(i64)(i / gemv::kTileRows) * G::rows + tile * gemv::kTileRows + i % gemv::kTileRows] = sums[i];
+    store<typename H::Raw>(cta, H::Raw::at(cta) + (i64)(i / gemv::kTileRows) * G::rows + tile * gemv::kTileRows + i % gemv::kTileRows, sums[i]);
 }
 
 /// Stores a tile's raw rows.

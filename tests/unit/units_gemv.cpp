@@ -16,9 +16,9 @@ using std::size_t;
 
 namespace {
 
-template <gemv::Assignment How, int Tiles, int Slots> struct Shape {
+template <gemv::Assignment How, int Tiles, int Slots, int Team = 1> struct Shape {
   static constexpr auto assignment = How;
-  static constexpr int tiles = Tiles, slots = Slots;
+  static constexpr int tiles = Tiles, slots = Slots, team = Team;
 };
 
 /// How often each unit is owned, checked to be once; and the CTAs that own any.
@@ -75,8 +75,24 @@ template <int Tiles, int Slots> void checkSeed() {
   }
 }
 
+/// Where K is cut, a team's four tiles belong to one CTA: only a slot's last group may be short.
+template <gemv::Assignment How, int Tiles, int Slots> void checkTeams() {
+  for (int ctas : {1, 2, 3, 7, 32, 132, 1000})
+    for (const gemv::Units &u : owners<Shape<How, Tiles, Slots, 4>>(ctas)) {
+      if (u.begin == u.end) continue;
+      REQUIRE(u.begin % Tiles % 4 == 0);
+      REQUIRE((u.end % Tiles % 4 == 0 || u.end % Tiles == 0));
+    }
+}
+
 } // namespace
 
+TEST_CASE("units of teams stay together where K is cut") {
+  checkTeams<gemv::Assignment::Balanced, 5, 8>();
+  checkTeams<gemv::Assignment::Balanced, 320, 3>();
+  checkTeams<gemv::Assignment::Grid, 18, 4>();
+  for (const gemv::Units &u : owners<Shape<gemv::Assignment::Balanced, 12, 1, 4>>(12)) CHECK(u.end - u.begin == 1);
+}
 TEST_CASE("balanced units") {
   checkBalanced<1, 1>();
   checkBalanced<5, 8>();

@@ -43,10 +43,35 @@ private:
     word = i % 2 ? word | u32(v.raw) << 16 : u32(v.raw);
   }
 };
-template <class G> using EightX = Eight<typename G::X::Type, G::cols>;
-template <class G> PHASEC_DEVICE const typename G::X::Type *row_of(const Cta &cta, int token) { return G::X::at(cta) + (i64)token * G::cols; }
+/// The same of a tagged row: the words may not be there yet.
+template <int Values, int n> struct TaggedEight {
+  u64 words[8 / Values];
 
-template <class T, int n> PHASEC_DEVICE float sum_of_squares(const Eight<T, n> &x, int k, float sum) {
+  PHASEC_DEVICE void load(const u64 *row, int k) {
+    const u64 *from = row + (k < n ? k : 0) / Values;
+#pragma unroll
+    for (int i = 0; i < 8 / Values; i += 2) ptx::load_tagged2(from + i, words[i], words[i + 1]);
+  }
+  PHASEC_DEVICE bool there(const Cta &cta) const {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < 8 / Values; i++) all = all && tagged::there(cta, words[i]);
+    return all;
+  }
+  PHASEC_DEVICE float value(int k, int i) const { return k < n ? tagged::value<Values>(words[i / Values], i) : 0.0f; }
+};
+template <class R, int n, int Values = tagged_values<R>> struct EightOf {
+  using Type = TaggedEight<Values, n>;
+};
+template <class R, int n> struct EightOf<R, n, 0> {
+  using Type = Eight<typename R::Type, n>;
+};
+template <class G> using EightX = typename EightOf<typename G::X, G::cols>::Type;
+template <class G> PHASEC_DEVICE const typename G::X::Word *row_of(const Cta &cta, int token) {
+  return G::X::at(cta) + (i64)token * G::cols / (tagged_values<typename G::X> == 2 ? 2 : 1);
+}
+
+template <class Eight> PHASEC_DEVICE float sum_of_squares(const Eight &x, int k, float sum) {
 #pragma unroll
   for (int i = 0; i < 8; i++) sum = ptx::fma(x.value(k, i), x.value(k, i), sum);
   return sum;
@@ -88,6 +113,14 @@ struct Norm {
   template <class G> PHASEC_DEVICE static float finished(const Cta &cta, int token, float v) {
     return v * factor<G>(cta, squares<G>(cta) + token * parts<G>());
   }
+  template <class G, int together> PHASEC_DEVICE static void load_jobs(const Cta &cta, int first, int jobs, EightX<G> (&x)[together][2]) {
+    constexpr int n = parts<G>();
+#pragma unroll
+    for (int i = 0; i < together; i++) {
+      int job = first + i * G::warps < jobs ? first + i * G::warps : first, k = job % n * 512 + cta.lane * 8;
+      x[i][0].load(row_of<G>(cta, job / n), k), x[i][1].load(row_of<G>(cta, job / n), k + 256);
+    }
+  }
   /// All K of every token, for a slot that holds only some of it. Each wait for memory is long and a store to shared memory
   /// ends what may be loaded ahead: several jobs' loads are asked for together.
   template <class G> PHASEC_DEVICE static void square_all(const Cta &cta) {
@@ -96,12 +129,18 @@ struct Norm {
 #pragma unroll 1
     for (int first = cta.warp; first < jobs; first += together * G::warps) {
       EightX<G> x[together][2];
-#pragma unroll
-      for (int i = 0; i < together; i++) {
-        int job = first + i * G::warps < jobs ? first + i * G::warps : first, k = job % n * 512 + cta.lane * 8;
-        x[i][0].load(row_of<G>(cta, job / n), k), x[i][1].load(row_of<G>(cta, job / n), k + 256);
-      }
+      load_jobs<G>(cta, first, jobs, x);
       ptx::sync_warp(); // no load is put off until it is needed
+      if constexpr (tagged_values<typename G::X> > 0) {
+        for (;;) {
+          bool all = true;
+#pragma unroll
+          for (int i = 0; i < together; i++) all = all && x[i][0].there(cta) && x[i][1].there(cta);
+          if (!ptx::any(!all)) break;
+          ptx::spin_pause();
+          load_jobs<G>(cta, first, jobs, x);
+        }
+      }
 #pragma unroll
       for (int i = 0; i < together; i++) {
         int job = first + i * G::warps, k = job % n * 512 + cta.lane * 8;
@@ -153,10 +192,19 @@ template <class G> struct Staging {
     first = run * run_segments<G>(), last = first + run_segments<G>() < G::segments ? first + run_segments<G>() : G::segments;
     begin = gemv::segment_row<G>(slot, first).granule_begin * gemv::kGranuleK;
     width = gemv::segment_row<G>(slot, last - 1).granule_end * gemv::kGranuleK - begin;
-#pragma unroll
-    for (int i = 0; i < kSteps; i++) x[i].load(row_of<G>(cta, token), k(cta, i));
+    load_x(cta);
 #pragma unroll
     for (int i = 0; i < kSteps; i++) steps[i].load(cta, k(cta, i));
+  }
+  PHASEC_DEVICE void load_x(const Cta &cta) {
+#pragma unroll
+    for (int i = 0; i < kSteps; i++) x[i].load(row_of<G>(cta, token), k(cta, i));
+  }
+  PHASEC_DEVICE bool there(const Cta &cta) const {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < kSteps; i++) all = all && x[i].there(cta);
+    return all;
   }
   /// Transforms, scales and stores what was loaded.
   PHASEC_DEVICE void store(const Cta &cta, int slot) {
@@ -226,6 +274,17 @@ template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first
 #pragma unroll
     for (int i = 0; i < together; i++) staging[i].load(cta, slot, job + i * G::warps < jobs ? job + i * G::warps : job);
     ptx::sync_warp(); // no load is put off until it is needed
+    if constexpr (tagged_values<typename G::X> > 0) {
+      for (;;) {
+        bool all = true;
+#pragma unroll
+        for (int i = 0; i < together; i++) all = all && staging[i].there(cta);
+        if (!ptx::any(!all)) break;
+        ptx::spin_pause();
+#pragma unroll
+        for (int i = 0; i < together; i++) staging[i].load_x(cta);
+      }
+    }
 #pragma unroll
     for (int i = 0; i < together; i++)
       if (job + i * G::warps < jobs) staging[i].store(cta, slot);

@@ -312,12 +312,10 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
     for (Event &e : body.events) e.counter = e.carried ? -1 : take(e.slices);
   plan.event_words = int(words - plan.instance_counter);
   for (Body &body : plan.bodies) {
-    const ir::Layer &layer = module.layers[body.layer];
     for (Step &s : body.steps) {
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
       if (s.gemv.fold == Fold::Atomic) s.gemv.elections = take(s.gemv.tiles);
       if (s.op == ir::Op::qkv && !s.gemv.raw) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
-      if (s.op == ir::Op::attn) s.attention.elections = take(layer.dim("kv_heads") * plan.tokens_max * s.attention.pair_tiles);
       if (s.argmax.cols) s.argmax.elections = take(s.argmax.groups + 1);
     }
   }

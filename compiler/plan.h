@@ -166,6 +166,9 @@ struct Gemv {
   int64_t imageBytes() const { return tiles * granules * granule_bytes; }
 };
 
+/// A pair's arrivals at the event behind attention: its tile's chunks bring a share each. templates/phases/attn.cuh.
+inline constexpr int kPairArrivals = 256;
+
 struct Attention {
   int kv_splits = 1;           ///< most chunks of a KV head, all tiles of the step together, save one that each tile has
   int chunk_rows = 256;        ///< fewest rows of a chunk: max(chunk_rows, rows / (kv_splits - tiles + 1)) make one, where tiles
@@ -178,8 +181,7 @@ struct Attention {
   ir::ValueId kv = ir::kNone;
   bool fresh_rows = false;     ///< this step's K and V come from the workspace (they are produced in this launch)
   int heads_step = -1;         ///< the qkv step whose raw sums this step finishes; -1: q, gate, K and V are there
-  int partials_region = -1;    ///< f32 [kv_heads, tokens * pair_tiles, kv_splits, state_floats]
-  int elections = -1;
+  int partials_region = -1;    ///< tagged f32 [kv_heads, tokens * pair_tiles, kv_splits, state_floats]
   float scale = 0;             ///< softmax scale
 };
 

@@ -126,7 +126,7 @@ private:
       e.arrivals.assign(e.slices, (group * (gated ? 2 : 1) + 2) * (from.gemv.raw ? from.gemv.head_dim / kTileRows : 1));
     } else if (from.op == Op::attn) {
       e.slices = int(layer_.dim("kv_heads"));
-      e.arrivals.assign(e.slices, group * plan_.tokens_max);
+      e.arrivals.assign(e.slices, group * plan_.tokens_max * kPairArrivals);
     } else if (from.op != Op::fc1) {
       e.arrivals = {from.gemv.tiles};
     } else {

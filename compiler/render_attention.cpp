@@ -51,7 +51,7 @@ void BodyText::attnStep(llvm::raw_ostream &out, const Step &s) {
   out << "  static constexpr int heads = " << layer_.dim("heads") << ", kv_heads = " << layer_.dim("kv_heads")
       << ", group = " << layer_.dim("heads") / layer_.dim("kv_heads") << ", head_dim = " << layer_.dim("head_dim") << ", token_tiles = " << a.pair_tiles << ";\n";
   out << "  static constexpr int kv_splits = " << a.kv_splits << ", chunk_rows = " << a.chunk_rows << ", block_rows = " << a.block_rows
-      << ", kv_scales = " << scalesEntry(s.operands[1], kv) << ", elections = " << a.elections << ";\n";
+      << ", kv_scales = " << scalesEntry(s.operands[1], kv) << ";\n";
   out << "  static constexpr bool fresh_rows = " << (a.fresh_rows ? "true" : "false") << ";\n";
   out << "  PHASEC_DEVICE static float scale() { return " << exactFloat(a.scale) << "; }\n";
   bool raw = a.heads_step >= 0;

@@ -85,24 +85,56 @@ template <class R> PHASEC_DEVICE void store(const Cta &cta, typename R::Word *to
     numeric::store(to, v);
   }
 }
+/// N elements of a buffer on their way.
+template <class R, int N> struct Asked {
+  static constexpr int values = tagged_values<R>;
+  const typename R::Word *from[N];
+  typename R::Word words[N];
+  int odd; ///< bit i: element i is the second of its word
+
+  PHASEC_DEVICE void ask(const Cta &cta, const i64 (&at)[N]) {
+    odd = 0;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      from[i] = R::at(cta) + (values == 2 ? at[i] / 2 : at[i]);
+      if (values == 2) odd |= int(at[i] % 2) << i;
+    }
+    again();
+  }
+  /// The elements; waits for those that are tagged and not there.
+  PHASEC_DEVICE void take(const Cta &cta, float (&v)[N]) {
+    if constexpr (values > 0) {
+      while (!there(cta)) {
+        ptx::spin_pause();
+        again();
+      }
+#pragma unroll
+      for (int i = 0; i < N; i++) v[i] = tagged::value<values>(words[i], odd >> i & 1);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; i++) v[i] = numeric::load(&words[i]);
+    }
+  }
+
+private:
+  PHASEC_DEVICE void again() {
+#pragma unroll
+    for (int i = 0; i < N; i++)
+      if constexpr (values > 0) words[i] = ptx::load_tagged(from[i]);
+      else words[i] = *from[i];
+  }
+  PHASEC_DEVICE bool there(const Cta &cta) const {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < N; i++) all = all && tagged::there(cta, words[i]);
+    return all;
+  }
+};
 /// Elements at[0 .. N): all are asked for before the first is waited for.
 template <class R, int N> PHASEC_DEVICE void load(const Cta &cta, const i64 (&at)[N], float (&v)[N]) {
-  if constexpr (tagged_values<R> > 0) {
-    constexpr int values = tagged_values<R> > 0 ? tagged_values<R> : 1;
-    for (;;) {
-      u64 word[N];
-      bool there = true;
-#pragma unroll
-      for (int i = 0; i < N; i++) word[i] = ptx::load_tagged(R::at(cta) + at[i] / values);
-#pragma unroll
-      for (int i = 0; i < N; i++) there = there && tagged::there(cta, word[i]), v[i] = tagged::value<values>(word[i], int(at[i] % values));
-      if (there) return;
-      ptx::spin_pause();
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; i++) v[i] = numeric::load(R::at(cta) + at[i]);
-  }
+  Asked<R, N> asked;
+  asked.ask(cta, at);
+  asked.take(cta, v);
 }
 template <class R> PHASEC_DEVICE float load(const Cta &cta, i64 at) {
   float v[1];

@@ -227,12 +227,15 @@ PHASEC_DEVICE void store_relaxed(u32 *counter, u32 n) {
 PHASEC_DEVICE void store_tagged(u64 *to, float v, u32 tag) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(u64(tag) << 32 | bits(v)) : "memory");
 }
+PHASEC_DEVICE void store_tagged2(u64 *to, float first, float second, u32 tag) {
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(u64(tag) << 32 | bits(first)), "l"(u64(tag) << 32 | bits(second)) : "memory");
+}
 PHASEC_DEVICE u64 load_tagged(const u64 *from) {
   u64 v;
   asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
   return v;
 }
-/// Two neighbouring words; nothing orders one behind the other.
+/// The same of two neighbouring words; nothing orders one behind the other.
 PHASEC_DEVICE void load_tagged2(const u64 *from, u64 &first, u64 &second) {
   asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(from) : "memory");
 }

@@ -156,6 +156,7 @@ inline void store_tagged(u64 *to, float v, u32 tag) {
   *static_cast<volatile u32 *>(words) = bits(v);
   store_relaxed(words + 1, tag);
 }
+inline void store_tagged2(u64 *to, float first, float second, u32 tag) { store_tagged(to, first, tag), store_tagged(to + 1, second, tag); }
 inline u64 load_tagged(const u64 *from) {
   const u32 *words = reinterpret_cast<const u32 *>(from);
   u64 tag = load_acquire(words + 1);

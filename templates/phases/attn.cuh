@@ -1,7 +1,7 @@
 // attn.cuh: paged decode attention. A unit is (sequence, KV head, tile of eight (token, query head) pairs, chunk of rows):
 // the grouped heads of a KV head share every row that is read. Cached rows arrive through the ring's stages, each warp its
 // part of the chunk; this step's own rows, if they are produced in this launch, come from the workspace and never from the
-// cache. Warps merge in a tree; a tile's chunks are merged in order by the CTA that completes the last one.
+// cache. Warps merge in a tree; a tile's chunks are merged in order by their CTAs together, each a share of the values.
 #pragma once
 #include "../heads.cuh"
 #include "../stream.cuh"
@@ -205,31 +205,49 @@ template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u,
 struct Place {
   int token, head, dim;
 };
-template <class H, int N> PHASEC_DEVICE void gates(const Cta &cta, const Place (&of)[N], float (&v)[N]) {
-  i64 at[N];
-  if constexpr (present<typename H::Heads>) {
-    using Q = typename H::Heads;
-#pragma unroll
-    for (int i = 0; i < N; i++) at[i] = (i64)of[i].token * Q::rows + (H::heads + of[i].head) * H::head_dim + of[i].dim;
-    load<typename Q::Raw>(cta, at, v);
+template <class H> struct GatesOf {
+  using Type = typename H::Gate;
+};
+template <class H>
+  requires present<typename H::Heads>
+struct GatesOf<H> {
+  using Type = typename H::Heads::Raw;
+};
+template <class H, int N> struct Gates {
+  using Source = typename GatesOf<H>::Type;
+  static constexpr bool raw = present<typename H::Heads>;
+  Asked<Source, N> asked;
+  float bias[N];
+
+  PHASEC_DEVICE void ask(const Cta &cta, const Place (&of)[N]) {
+    i64 at[N];
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      if (present<typename Q::Bias>)
-        v[i] = v[i] + numeric::load(Q::Bias::at(cta) + Q::checkpoint_row((H::heads + of[i].head) * H::head_dim) + of[i].dim);
-      v[i] = numeric::from_bf16(numeric::to_bf16(v[i]));
+      bias[i] = 0.0f;
+      at[i] = ((i64)of[i].token * H::heads + of[i].head) * H::head_dim + of[i].dim;
+      if constexpr (raw) {
+        using Q = typename H::Heads;
+        int row = (H::heads + of[i].head) * H::head_dim;
+        at[i] = (i64)of[i].token * Q::rows + row + of[i].dim;
+        if constexpr (present<typename Q::Bias>) bias[i] = numeric::load(Q::Bias::at(cta) + Q::checkpoint_row(row) + of[i].dim);
+      }
     }
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; i++) at[i] = ((i64)of[i].token * H::heads + of[i].head) * H::head_dim + of[i].dim;
-    load<typename H::Gate>(cta, at, v);
+    asked.ask(cta, at);
   }
-}
+  PHASEC_DEVICE void take(const Cta &cta, float (&v)[N]) {
+    asked.take(cta, v);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+      if constexpr (raw) v[i] = numeric::from_bf16(numeric::to_bf16(v[i] + bias[i]));
+  }
+};
 
-/// What finishing a group of values needs besides them: fetched before the CTA waits for other chunks.
+/// What finishing a group of values needs besides them: asked for before the CTA waits for other chunks.
 template <class H> struct Finish {
   using Core = core::Attention<H>;
   typename H::Y::Word *to[Core::group_values]; ///< null: a pair or dim that pads a state
-  float gate[Core::group_values], scale;
+  Gates<H, Core::group_values> gates;
+  float scale;
 
   /// Of group i; of no group when i is behind the last.
   PHASEC_DEVICE void open(const Cta &cta, const Unit &u, int i) {
@@ -243,10 +261,12 @@ template <class H> struct Finish {
       of[c] = Place{u.first_token + pair / H::group, u.head * H::group + pair % H::group, in ? dim : 0};
       to[c] = in ? H::Y::at(cta) + ((i64)of[c].token * H::heads + of[c].head) * H::head_dim + dim : nullptr;
     }
-    if constexpr (H::gated) gates<H>(cta, of, gate);
+    if constexpr (H::gated) gates.ask(cta, of);
   }
   /// value / sum, scaled and gated.
-  PHASEC_DEVICE void store(const Cta &cta, const typename Core::Group &group) const {
+  PHASEC_DEVICE void store(const Cta &cta, const typename Core::Group &group) {
+    float gate[Core::group_values];
+    if constexpr (H::gated) gates.take(cta, gate);
 #pragma unroll
     for (int c = 0; c < Core::group_values; c++) {
       if (!to[c]) continue;
@@ -259,48 +279,54 @@ template <class H> struct Finish {
   }
 };
 
-/// The chunk's states are in shared memory: merges them. The only chunk of a tile is finished at once; others wait for the
-/// tile's last, whose CTA merges all of them in order. All threads.
-template <class H> PHASEC_DEVICE void merge(const Cta &cta, const Unit u) {
-  using Core = core::Attention<H>;
-  int thread = ptx::unknown(ptx::thread());
+/// Arrivals of a pair at the event behind attention: each chunk of a tile brings its share.
+enum : int { kPairArrivals = 256 };
+
+/// The CTA has stored its share of a tile's values. All threads.
+template <class H> PHASEC_DEVICE void signal(const Cta &cta, const Unit &u) {
+  // The step's last pair also stands for the rows that this step does not have.
+  bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + u.pairs == u.tokens * H::group;
+  int arrivals = kPairArrivals * (u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0));
+  ptx::sync_workers(H::threads);
+  if (cta.warp == 0) H::signal(cta, u.head, u32(share(arrivals, u.chunk + 1, u.chunks) - share(arrivals, u.chunk, u.chunks)));
+}
+
+/// The states of a tile's chunks in the workspace: tagged words.
+template <class H> PHASEC_DEVICE u64 *chunk_states(const Cta &cta, const Unit &u) {
   int tile = (u.head * H::tokens + u.first_token) * H::token_tiles + u.tile;
-  float *chunks = H::Partials::at(cta) + (i64)tile * H::kv_splits * H::state_floats;
+  return H::Partials::at(cta) + (i64)tile * H::kv_splits * H::state_floats;
+}
+
+/// The warps' states are in shared memory: merges them. The only chunk of a tile is finished at once. All threads.
+template <class H> PHASEC_DEVICE void merge_warps(const Cta &cta, const Unit u) {
+  using Core = core::Attention<H>;
+  u64 *mine = chunk_states<H>(cta, u) + u.chunk * H::state_floats;
 #pragma unroll 1
-  for (int i = thread; i < Core::groups; i += H::threads) {
+  for (int i = ptx::unknown(ptx::thread()); i < Core::groups; i += H::threads) {
     typename Core::Group group = Core::merge_warps(States<H>::of(cta, 0), i);
     if (u.chunks > 1) {
-      Core::store(group, chunks + u.chunk * H::state_floats, i);
+      Core::store(cta, group, mine, i);
       continue;
     }
     Finish<H> finish;
     finish.open(cta, u, i);
     finish.store(cta, group);
   }
-  if (u.chunks > 1) {
-    // Each wait for memory is long and nothing else is: two groups' loads are asked for together.
-    constexpr int each = Core::groups > H::threads ? 2 : 1;
-    Finish<H> finish[each];
-#pragma unroll
-    for (int e = 0; e < each; e++) finish[e].open(cta, u, thread + e * H::threads);
-    if (!event::elect_cta<H>(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;
+  if (u.chunks == 1) signal<H>(cta, u);
+}
+
+/// Merges this chunk's share of the tile's values over all its chunks, in order, as they come. All threads.
+template <class H> PHASEC_DEVICE void merge_chunks(const Cta &cta, const Unit u) {
+  using Core = core::Attention<H>;
+  const u64 *states = chunk_states<H>(cta, u);
+  int end = share(Core::groups, u.chunk + 1, u.chunks);
 #pragma unroll 1
-    for (int first = thread; first < Core::groups; first += each * H::threads) {
-      typename Core::Group group[each];
-#pragma unroll
-      for (int e = 0; e < each; e++) {
-        int i = first + e * H::threads;
-        if (first >= each * H::threads) finish[e].open(cta, u, i);
-        group[e] = Core::merge_chunks(chunks, u.chunks, i < Core::groups ? i : first);
-      }
-#pragma unroll
-      for (int e = 0; e < each; e++) finish[e].store(cta, group[e]);
-    }
+  for (int i = share(Core::groups, u.chunk, u.chunks) + ptx::unknown(ptx::thread()); i < end; i += H::threads) {
+    Finish<H> finish;
+    finish.open(cta, u, i);
+    finish.store(cta, Core::merge_chunks(cta, states, u.chunks, i));
   }
-  // The event counts pairs; the step's last pair also stands for the rows that this step does not have.
-  bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + u.pairs == u.tokens * H::group;
-  ptx::sync_workers(H::threads);
-  if (cta.warp == 0) H::signal(cta, u.head, u32(u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0)));
+  signal<H>(cta, u);
 }
 
 /// What is computed from these addresses is computed there: it would be kept in registers from the first unit on.
@@ -310,11 +336,14 @@ PHASEC_DEVICE Cta later(Cta cta) {
   return cta;
 }
 
+/// A CTA stores all its chunks before it waits for any: then none can wait for itself.
 template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &ring) {
   using Core = core::Attention<H>;
-  for (int index = cta.cta;; index += cta.ctas) {
+  int index = cta.cta;
+  for (;; index += cta.ctas) {
     Unit u = unit<H>(cta, index);
-    if (!u.found) return;
+    if (!u.found) break;
+    ptx::sync_warp(); // nobody reads the previous unit any more
     if (cta.lane == 0) shared_unit<H>(cta) = u;
     ptx::sync_warp();
     CachedRows<H> cache;
@@ -367,7 +396,12 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       core.put(cta, mine);
     }
     ptx::sync_workers(H::threads);
-    merge<H>(later(cta), shared_unit<H>(cta));
+    merge_warps<H>(later(cta), shared_unit<H>(cta));
+  }
+#pragma unroll 1
+  for (int i = cta.cta; i < index; i += cta.ctas) {
+    Unit u = index == cta.cta + cta.ctas ? shared_unit<H>(cta) : unit<H>(cta, i); // of the only one they still know
+    if (u.chunks > 1) merge_chunks<H>(later(cta), u);
   }
 }
 

@@ -53,7 +53,7 @@ void checkShared(const Plan &p, const ir::Module &module) {
         REQUIRE(a.block_rows >= 1);
         REQUIRE(a.block_rows * a.row_stride <= p.stream.stage_bytes);
         REQUIRE(a.block_rows <= 32); // a lane brings a row's address
-        REQUIRE(b.regions[size_t(a.partials_region)].bytes == 4 * layer.dim("kv_heads") * p.tokens_max * a.pair_tiles * a.kv_splits * a.state_floats);
+        REQUIRE(b.regions[size_t(a.partials_region)].bytes == 8 * layer.dim("kv_heads") * p.tokens_max * a.pair_tiles * a.kv_splits * a.state_floats);
       }
     }
   checkDisjoint({{"ring", l.ring, l.ring + stages * p.stream.stage_bytes},
@@ -98,16 +98,14 @@ void checkWorkspace(const Plan &p) {
   std::vector<Extent> words = {{"epoch, exits, refused", 0, 3}, {"instances", p.instance_counter, p.instance_counter + 1}};
   std::vector<Extent> bytes = {{"counters", 0, p.counters * 4}};
   for (const Body &b : p.bodies) {
-    for (const Event &e : b.events) words.push_back({e.edge, e.counter, e.counter + e.slices});
+    for (const Event &e : b.events)
+      if (!e.carried) words.push_back({e.edge, e.counter, e.counter + e.slices});
     for (const Step &s : b.steps) {
       if (s.gemv.fold == Fold::Tagged && s.gemv.rows) // a float and the tag of its round in one word, for every slot
         REQUIRE(b.regions[size_t(s.gemv.slots_region)].bytes == 8 * s.gemv.slots * p.tokens_max * s.gemv.rows);
       if (s.gemv.fold == Fold::ElectedCta) words.push_back({s.label + " cta", s.gemv.elections, s.gemv.elections + 1});
       if (s.op == ir::Op::qkv && !s.gemv.raw) // else attention finishes the heads
         words.push_back({s.label + " heads", s.gemv.head_elections, s.gemv.head_elections + s.gemv.rows / s.gemv.head_dim});
-      if (s.op == ir::Op::attn) // one for each pair tile of a KV head
-        words.push_back({s.label + " tiles", s.attention.elections,
-                         s.attention.elections + b.regions[size_t(s.attention.partials_region)].bytes / (4 * s.attention.kv_splits * s.attention.state_floats)});
       if (s.argmax.cols) {
         words.push_back({s.label + " groups", s.argmax.elections, s.argmax.elections + s.argmax.groups + 1});
         REQUIRE(s.argmax.groups * s.argmax.group >= s.argmax.tiles);

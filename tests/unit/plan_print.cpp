@@ -107,7 +107,7 @@ TEST_CASE("counter arrivals add up to what the producers send") {
   Plan p = planOf(layers, "wo_split=4");
   const Event &heads = p.bodies[0].events[0], &pairs = p.bodies[0].events[1], &columns = p.bodies[0].events[3];
   CHECK(heads.arrivals == std::vector<int64_t>{(3 * 2 + 2) * 3, (3 * 2 + 2) * 3}); // row tiles of a group's q and gate heads, of k and v
-  CHECK(pairs.arrivals == std::vector<int64_t>{3 * 8, 3 * 8});
+  CHECK(pairs.arrivals == std::vector<int64_t>{3 * 8 * 256, 3 * 8 * 256});
   CHECK(p.bodies[0].events[2].arrivals == std::vector<int64_t>{192 / 16}); // row tiles of h
   int64_t sent = 0; // each tile of fc1 arrives once, at the slot of its eight columns
   for (int64_t n : columns.arrivals) sent += n;

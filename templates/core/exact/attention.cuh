@@ -102,16 +102,19 @@ template <class H> struct Attention {
     halve<count>(p);
     return p[0];
   }
-  /// The states of a tile's chunks, merged in order.
-  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i) {
-    Group p = load(chunks, i);
-#pragma unroll 4
-    for (int c = 1; c < count; c++) append(p, load(chunks + c * H::state_floats, i));
+  /// The states of a tile's chunks, in tagged words, merged in order.
+  PHASEC_DEVICE static Group merge_chunks(const Cta &cta, const u64 *chunks, int count, int i) {
+    Group p = load(cta, chunks, i);
+#pragma unroll 1
+    for (int c = 1; c < count; c++) append(p, load(cta, chunks + c * H::state_floats, i));
     return p;
   }
-  PHASEC_DEVICE static void store(const Group &p, float *to, int i) {
-    to[attn::States<H>::kHead + i] = p.value;
-    if (i % H::head_dim == 0) to[i / H::head_dim * 2] = p.max, to[i / H::head_dim * 2 + 1] = p.sum;
+  PHASEC_DEVICE static void store(const Cta &cta, const Group &p, u64 *to, int i) {
+    u32 tag = cta.round + 1u;
+    ptx::store_tagged(to + attn::States<H>::kHead + i, p.value, tag);
+    if (i % H::head_dim) return;
+    ptx::store_tagged(to + i / H::head_dim * 2, p.max, tag);
+    ptx::store_tagged(to + i / H::head_dim * 2 + 1, p.sum, tag);
   }
   /// The pair and dim of the value of group i.
   PHASEC_DEVICE static int pair(int i, int) { return i / H::head_dim; }
@@ -132,6 +135,15 @@ private:
   PHASEC_DEVICE static Group load(const float *state, int i) {
     const float *head = state + i / H::head_dim * 2;
     return Group{head[0], head[1], state[attn::States<H>::kHead + i]};
+  }
+  PHASEC_DEVICE static Group load(const Cta &cta, const u64 *state, int i) {
+    int head = i / H::head_dim * 2, at[3] = {head, head + 1, attn::States<H>::kHead + i};
+    u64 words[3];
+    do
+#pragma unroll
+      for (int j = 0; j < 3; j++) words[j] = ptx::load_tagged(state + at[j]);
+    while (!(tagged::there(cta, words[0]) && tagged::there(cta, words[1]) && tagged::there(cta, words[2])) && (ptx::spin_pause(), true));
+    return Group{ptx::from_bits(u32(words[0])), ptx::from_bits(u32(words[1])), ptx::from_bits(u32(words[2]))};
   }
   PHASEC_DEVICE static void append(Group &p, const Group &later) {
     float m = p.max < later.max ? later.max : p.max;

@@ -15,7 +15,7 @@ template <class H> struct Attention {
   static constexpr int k_groups = (chunks + 3) / 4;       ///< four lanes take a chunk each
   static constexpr int v_groups = (chunks + 15) / 16;     ///< sixteen rows of an mma take a chunk each
   static constexpr int query_stride = k_groups * 4 * per_chunk + 8; ///< 16-bit values; the pad spreads pairs over banks
-  static constexpr int groups = v_groups * per_chunk * 32; ///< of four values: what a lane has of one mma
+  static constexpr int groups = v_groups * per_chunk * 64; ///< of two values: what a lane has of one mma and pair
 
   float acc[v_groups][per_chunk][4]; ///< [..][t]: dims t of chunks g and g + 8, of pairs 2 own and + 1
   float max[2], sum[2];              ///< of pairs 2 own and + 1; sums are this lane's rows only
@@ -109,11 +109,11 @@ template <class H> struct Attention {
       for (int t = 0; t < per_chunk; t++) {
         Words4 other = ((const Words4 *)(from + attn::States<H>::kHead))[(i * per_chunk + t) * 32 + cta.lane];
 #pragma unroll
-        for (int c = 0; c < 4; c++) acc[i][t][c] = ptx::fma(ptx::from_bits(other.word[c]), fb[c % 2], acc[i][t][c]);
+        for (int c = 0; c < 4; c++) acc[i][t][c] = ptx::fma(ptx::from_bits(other.word[c % 2 * 2 + c / 2]), fb[c % 2], acc[i][t][c]);
       }
   }
 
-  /// In memory: [v group][t][lane][4]. One warp.
+  /// In memory: [v group][t][lane][pair of two][chunk g, then g + 8]. One warp.
   PHASEC_DEVICE void put(const Cta &cta, float *to) const {
     int g = cta.lane >> 2, own = cta.lane & 3;
 #pragma unroll
@@ -132,83 +132,94 @@ template <class H> struct Attention {
       for (int t = 0; t < per_chunk; t++) {
         Words4 w;
 #pragma unroll
-        for (int c = 0; c < 4; c++) w.word[c] = ptx::bits(acc[i][t][c]);
+        for (int c = 0; c < 4; c++) w.word[c % 2 * 2 + c / 2] = ptx::bits(acc[i][t][c]);
         ((Words4 *)(to + attn::States<H>::kHead))[(i * per_chunk + t) * 32 + cta.lane] = w;
       }
   }
 
-  // What follows works on states in memory, four values of two pairs at a time. All threads of a CTA share the groups.
+  // What follows works on states in memory, two values of a pair at a time. All threads of a CTA share the groups.
   struct Group {
-    float max[2], sum[2], value[4];
+    float max, sum, value[2];
 
-    /// Appends n <= N states, all loaded before the first is used.
-    template <int N> PHASEC_DEVICE void append(const float *states, int i, int n = N) {
-      float m[N][2], l[N][2];
-      Words4 v[N];
+    PHASEC_DEVICE void clear() {
+      max = -math::infinity();
+      sum = value[0] = value[1] = 0.0f;
+    }
+    /// Appends n <= N states.
+    template <int N> PHASEC_DEVICE void append(const Group (&states)[N], int n = N) {
+      float most = max;
+#pragma unroll
+      for (int s = 0; s < N; s++) most = ptx::max(most, s < n ? states[s].max : most);
+      float base = most == -math::infinity() ? 0.0f : most, by = math::exp2(max - base);
+      max = most;
+      sum = sum * by;
+      value[0] = value[0] * by;
+      value[1] = value[1] * by;
 #pragma unroll
       for (int s = 0; s < N; s++) {
-        const float *state = states + (s < n ? s : 0) * H::state_floats; // one that is not there has the first one's place
-        Words4 head = ((const Words4 *)state)[i % 4];
-        v[s] = ((const Words4 *)(state + attn::States<H>::kHead))[i];
-        if (s >= n) head.word[0] = head.word[2] = ptx::bits(-math::infinity());
-        m[s][0] = ptx::from_bits(head.word[0]), l[s][0] = ptx::from_bits(head.word[1]);
-        m[s][1] = ptx::from_bits(head.word[2]), l[s][1] = ptx::from_bits(head.word[3]);
-      }
-#pragma unroll
-      for (int c = 0; c < 2; c++) {
-        float most = max[c];
-#pragma unroll
-        for (int s = 0; s < N; s++) most = ptx::max(most, m[s][c]);
-        float base = most == -math::infinity() ? 0.0f : most, by = math::exp2(max[c] - base);
-        max[c] = most;
-        sum[c] = sum[c] * by;
-        value[c] = value[c] * by;
-        value[c + 2] = value[c + 2] * by;
-#pragma unroll
-        for (int s = 0; s < N; s++) {
-          by = math::exp2(m[s][c] - base);
-          sum[c] = ptx::fma(l[s][c], by, sum[c]);
-          value[c] = ptx::fma(ptx::from_bits(v[s].word[c]), by, value[c]);
-          value[c + 2] = ptx::fma(ptx::from_bits(v[s].word[c + 2]), by, value[c + 2]);
-        }
-      }
-    }
-    PHASEC_DEVICE void clear() {
-#pragma unroll
-      for (int c = 0; c < 2; c++) {
-        max[c] = -math::infinity();
-        sum[c] = value[c] = value[c + 2] = 0.0f;
+        by = s < n ? math::exp2(states[s].max - base) : 0.0f;
+        sum = ptx::fma(s < n ? states[s].sum : 0.0f, by, sum);
+        value[0] = ptx::fma(s < n ? states[s].value[0] : 0.0f, by, value[0]);
+        value[1] = ptx::fma(s < n ? states[s].value[1] : 0.0f, by, value[1]);
       }
     }
   };
 
   PHASEC_DEVICE static Group merge_warps(const float *states, int i) {
-    Group group;
+    Group group, of[attn::States<H>::kCount];
     group.clear();
-    group.template append<attn::States<H>::kCount>(states, i);
+#pragma unroll
+    for (int s = 0; s < attn::States<H>::kCount; s++) {
+      const float *state = states + s * H::state_floats;
+      Words2 head = ((const Words2 *)state)[pair(i, 0)], v = ((const Words2 *)(state + attn::States<H>::kHead))[i];
+      of[s] = Group{ptx::from_bits(head.word[0]), ptx::from_bits(head.word[1]), {ptx::from_bits(v.word[0]), ptx::from_bits(v.word[1])}};
+    }
+    group.append(of);
     return group;
   }
-  PHASEC_DEVICE static Group merge_chunks(const float *chunks, int count, int i) {
+  /// Of states in tagged words; eight are asked for at once.
+  PHASEC_DEVICE static Group merge_chunks(const Cta &cta, const u64 *chunks, int count, int i) {
+    constexpr int N = 8;
     Group group;
     group.clear();
 #pragma unroll 1
-    for (int c = 0; c < count; c += 4) group.template append<4>(chunks + c * H::state_floats, i, count - c);
+    for (int c = 0; c < count; c += N) {
+      u64 head[N][2], v[N][2];
+      bool all = false;
+      while (!all) {
+        all = true;
+#pragma unroll
+        for (int s = 0; s < N; s++) {
+          const u64 *state = chunks + (c + s < count ? c + s : c) * H::state_floats;
+          ptx::load_tagged2(state + 2 * pair(i, 0), head[s][0], head[s][1]);
+          ptx::load_tagged2(state + attn::States<H>::kHead + 2 * i, v[s][0], v[s][1]);
+        }
+#pragma unroll
+        for (int s = 0; s < N; s++)
+          all = all && tagged::there(cta, head[s][0]) && tagged::there(cta, head[s][1]) && tagged::there(cta, v[s][0]) && tagged::there(cta, v[s][1]);
+        if (!all) ptx::spin_pause();
+      }
+      Group of[N];
+#pragma unroll
+      for (int s = 0; s < N; s++)
+        of[s] = Group{ptx::from_bits(u32(head[s][0])), ptx::from_bits(u32(head[s][1])), {ptx::from_bits(u32(v[s][0])), ptx::from_bits(u32(v[s][1]))}};
+      group.append(of, count - c);
+    }
     return group;
   }
-  PHASEC_DEVICE static void store(const Group &group, float *to, int i) {
-    Words4 w;
-#pragma unroll
-    for (int c = 0; c < 4; c++) w.word[c] = ptx::bits(group.value[c]);
-    ((Words4 *)(to + attn::States<H>::kHead))[i] = w;
-    if (i < 4) ((Words4 *)to)[i] = Words4{{ptx::bits(group.max[0]), ptx::bits(group.sum[0]), ptx::bits(group.max[1]), ptx::bits(group.sum[1])}};
+  PHASEC_DEVICE static void store(const Cta &cta, const Group &group, u64 *to, int i) {
+    u32 tag = cta.round + 1u;
+    ptx::store_tagged2(to + attn::States<H>::kHead + 2 * i, group.value[0], group.value[1], tag);
+    if (i < attn::kPairs) ptx::store_tagged2(to + 2 * i, group.max, group.sum, tag); // group i is of pair i
   }
   /// The pair and dim of value c of group i.
-  PHASEC_DEVICE static int pair(int i, int c) { return i % 4 * 2 + c % 2; }
+  PHASEC_DEVICE static int pair(int i, int) { return i % attn::kPairs; }
   PHASEC_DEVICE static int dim(int i, int c) {
-    return (i / (32 * per_chunk) * 16 + i % 32 / 4 + c / 2 * 8) * per_chunk + i / 32 % per_chunk;
+    int lane = i / 2 % 32, t = i / 64;
+    return (t / per_chunk * 16 + lane / 4 + c * 8) * per_chunk + t % per_chunk;
   }
-  static constexpr int group_values = 4;
-  PHASEC_DEVICE static attn::Part part(const Group &group, int c) { return attn::Part{group.max[c % 2], group.sum[c % 2], group.value[c]}; }
+  static constexpr int group_values = 2;
+  PHASEC_DEVICE static attn::Part part(const Group &group, int c) { return attn::Part{group.max, group.sum, group.value[c]}; }
 
 private:
   PHASEC_DEVICE void scale(const float (&by)[2]) {

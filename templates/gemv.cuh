@@ -14,6 +14,7 @@ namespace gemv {
 struct SegmentRow {
   int granule_begin, granule_end, k_begin, k_end;
 };
+struct Part;
 
 } // namespace gemv
 
@@ -24,9 +25,9 @@ template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first
 } // namespace operand
 namespace core {
 /// The segment's sums[token * 16 + row], from its granules in `stage` and the staged operand, which begins at k0. A team's warps
-/// call together; one that is not `live` has no row tile, reads anything and writes nothing. One warp, or a team.
+/// call together; one whose part is not live has no row tile, reads anything and writes nothing. One warp, or a team.
 template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums, bool live);
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums);
 } // namespace core
 
 namespace gemv {
@@ -88,19 +89,41 @@ template <class G> PHASEC_DEVICE Units in_slot(const Units &u, int slot) {
   int begin = slot * G::tiles, end = begin + G::tiles;
   return Units{begin > u.begin ? begin : u.begin, end < u.end ? end : u.end};
 }
-/// A warp's part of what a team takes at once: one segment of so many neighbouring units.
+/// A warp's part of what a team takes at once: one segment of so many neighbouring units or, of units that are too few for a
+/// team, as many segments of one, where the operand has columns left for them.
 struct Part {
   int item;       ///< counted from the first unit's in the slot
   int unit, fold; ///< unit counted likewise
+  int first;      ///< segment of the team's first warp
   bool live;      ///< false: the team has more warps than units are left
+  bool apart;     ///< every warp has a segment of its own
 };
+/// Whether warps of a team can multiply different segments: those lie equally far apart in the operand.
+template <class G> static constexpr bool takes_apart() {
+  if constexpr (G::team > 1) return G::Format::columns * G::tokens <= 8 && G::segment_least == G::segment_granules && G::segments >= G::team;
+  else return false;
+}
+template <class G> static constexpr int draws_apart() { return (G::segments + G::team - 1) / G::team; }
+/// Whether the last `units` of a slot, too few for a team, are multiplied so: it must save a quarter of the draws.
+template <class G> PHASEC_DEVICE bool apart(int units) {
+  return takes_apart<G>() && units > 0 && units < G::team && 4 * units * draws_apart<G>() <= 3 * G::segments;
+}
 /// Part of draw d, of `units` units. The items of a draw follow one another.
 template <class G> PHASEC_DEVICE Part part(int units, int d, int member) {
+  int whole = units / G::team * G::segments; // draws of whole teams
+  if (takes_apart<G>() && d >= whole && apart<G>(units % G::team)) {
+    int unit = units / G::team * G::team + (d - whole) / draws_apart<G>(), begin = (d - whole) % draws_apart<G>() * G::team;
+    int first = begin < G::segments - G::team ? begin : G::segments - G::team, fold = first + member;
+    return Part{unit * G::segments + fold, unit, fold, first, fold >= begin, true};
+  }
   int unit = d / G::segments * G::team, fold = d % G::segments, width = units - unit < G::team ? units - unit : G::team;
   bool live = member < width;
-  return Part{unit * G::segments + fold * width + (live ? member : 0), unit + (live ? member : 0), fold, live};
+  return Part{unit * G::segments + fold * width + (live ? member : 0), unit + (live ? member : 0), fold, fold, live, false};
 }
-template <class G> PHASEC_DEVICE int draws(int units) { return (units + G::team - 1) / G::team * G::segments; }
+template <class G> PHASEC_DEVICE int draws(int units) {
+  if (apart<G>(units % G::team)) return units / G::team * G::segments + units % G::team * draws_apart<G>();
+  return (units + G::team - 1) / G::team * G::segments;
+}
 
 template <class G> PHASEC_DEVICE int items(const Cta &cta) {
   Units u = units<G>(cta);
@@ -113,6 +136,7 @@ template <class G> PHASEC_DEVICE void fetch(const Cta &cta, const u64 *table, in
   Units u = in_slot<G>(all, slot);
   int in = i - (u.begin - all.begin) * G::segments, first = in / (G::segments * G::team) * G::team;
   int width = u.end - u.begin - first < G::team ? u.end - u.begin - first : G::team, rest = in - first * G::segments;
+  if (apart<G>(width)) first += rest / G::segments, rest %= G::segments, width = 1;
   int fold = width == 4 ? rest / 4 : width == 3 ? rest / 3 : width == 2 ? rest / 2 : rest; // by constants: the feeder is in a hurry
   int unit = u.begin + first + rest - fold * width;
   SegmentRow s = segment_row<G>(slot, fold);
@@ -226,7 +250,7 @@ PHASEC_DEVICE void take(const Cta &cta, const Part &p, int slot, int tile, u32 i
   const u8 *stage = p.live ? R::wait(item) : (const u8 *)staged<G>(cta);
   if (p.live && p.unit >= G::fold_buffers) Buffers::acquire(cta, n); // those before the slot are folded
   float *sums = Buffers::sums(cta, n);
-  core::segment<G>(cta, stage, s, p.fold, slot_begin<G>(slot), sums + p.fold * G::tokens * kTileRows, p.live);
+  core::segment<G>(cta, stage, s, p, slot_begin<G>(slot), sums + p.fold * G::tokens * kTileRows);
   if (!p.live) return;
   bool complete = Buffers::complete(cta, n, G::segments);
   R::release_behind(cta, item);

@@ -30,6 +30,9 @@ PHASEC_DEVICE float from_e4m3(u8 v) {
   return ptx::from_bits(sign | ((magnitude << 20) + (120u << 23)));
 }
 PHASEC_DEVICE u8 to_e4m3(float v) {
+#if defined(__CUDACC__) && !defined(PHASEC_SIM) && PHASEC_SM >= 90
+  return u8(ptx::to_e4m3x2(v, 0.0f)); // the same to the bit
+#else
   u32 b = ptx::bits(v), sign = (b >> 24) & 0x80u, a = b & 0x7fffffffu;
   if (a > 0x7f800000u) return 0x7fu;
   if (a >= 0x43e80000u) return u8(sign | 0x7eu); // 464 and above round to 448 or saturate
@@ -40,6 +43,7 @@ PHASEC_DEVICE u8 to_e4m3(float v) {
   u32 r = a + 0x7ffffu + ((a >> 20) & 1u);       // RN-even at 3 mantissa bits
   u32 code = (r >> 20) - (120u << 3);
   return u8(sign | (code > 0x7eu ? 0x7eu : code));
+#endif
 }
 
 /// e2m1 magnitude code (0..7) to float: 0 .5 1 1.5 2 3 4 6.

@@ -365,6 +365,10 @@ PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int 
 PHASEC_DEVICE void publish(u32 *count, u32 v) {
   asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
 }
+PHASEC_DEVICE void publish(u32 *count, u32 v, u32 *other, u32 w) {
+  asm volatile("fence.acq_rel.cta;\n\tst.relaxed.cta.shared::cta.u32 [%0], %1;\n\tst.relaxed.cta.shared::cta.u32 [%2], %3;" ::"r"(shared_address(count)),
+               "r"(v), "r"(shared_address(other)), "r"(w) : "memory");
+}
 /// The same without order of its own.
 PHASEC_DEVICE void store_shared(u32 *count, u32 v) {
   asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");

@@ -71,6 +71,11 @@ template <class L> struct Ring {
     ptx::sync_warp();
     if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);
   }
+  /// Two items.
+  PHASEC_DEVICE static void release(const Cta &cta, u32 n, u32 m) {
+    ptx::sync_warp();
+    if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u, reads(m), m / L::stages + 1u);
+  }
   /// The same, when lane 0 has just passed an acquire and release of its own.
   PHASEC_DEVICE static void release_behind(const Cta &cta, u32 n) {
     if (cta.lane == 0) ptx::store_shared(reads(n), n / L::stages + 1u);

@@ -205,6 +205,7 @@ inline void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride,
   stream_commit(lane() == 0, bar);
 }
 inline void publish(u32 *count, u32 v) { add_shared(count, v - *static_cast<volatile u32 *>(count)); }
+inline void publish(u32 *count, u32 v, u32 *other, u32 w) { publish(count, v), publish(other, w); }
 inline void store_shared(u32 *count, u32 v) { publish(count, v); }
 inline void pause(u32) {} // the engine's seeds stand for every order
 inline void feeder_pause() { phasec_sim_api.feeder_pause(phasec_sim_api.engine); }

@@ -177,18 +177,16 @@ template <class H> PHASEC_DEVICE heads::Head<H> query(const Cta &cta, const Unit
   return h;
 }
 
-/// This step's rows of the unit's sequence, K then V, as a ring's stage holds them: copied, or finished here and appended
-/// to the cache by the sequence's first tile. All threads.
+/// This step's rows of the unit's sequence, K then V, as a ring's stage holds them: copied, or finished here. All threads.
 template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u, u8 *to) {
   if constexpr (present<typename H::Heads>) {
     using Q = typename H::Heads;
     using Row = typename H::Row;
-    for (int job = (cta.warp + kPairs) % H::warps; job < 2 * u.tokens; job += H::warps) { // the first warps have the queries
+    for (int job = (cta.warp + H::warps - kPairs % H::warps) % H::warps; job < 2 * u.tokens; job += H::warps) { // the first warps have the queries
       int v = job >= u.tokens, t = job - v * u.tokens;
       auto h = heads::finished<Q>(cta, u.first_token + t, (v ? heads::Rows<Q>::v0 : heads::Rows<Q>::k0) + u.head, u.context + t);
       float scale = heads::kv_scale<Q>(cta, v);
       heads::store_row(cta, h, scale, (Row *)(to + job * H::row_stride));
-      if (Q::append && u.tile == 0) heads::store_row(cta, h, scale, heads::cache_row<Q, Row>(cta, u.sequence, u.context + t, u.head, v));
     }
   } else {
     constexpr int words = H::row_bytes / 16;
@@ -198,6 +196,23 @@ template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u,
       from += ((i64)(u.first_token + row - v * u.tokens) * H::kv_heads + u.head) * words;
       ((Words4 *)(to + row * H::row_stride))[i % words] = from[i % words];
     }
+  }
+}
+
+/// This step's rows, finished here, to the cache: nobody reads them there before the next launch, so those do it that come last
+/// to attention's units. All threads.
+template <class H> PHASEC_DEVICE void append_rows(const Cta &cta) {
+  using Q = typename H::Heads;
+  int jobs = 2 * H::kv_heads * cta.tokens, first = (cta.ctas - 1 - cta.cta) * H::warps;
+  if (first >= jobs) return;
+  for (int head = 0; head < H::kv_heads; head++) H::await(cta, head);
+#pragma unroll 1
+  for (int job = first + cta.warp; job < jobs; job += cta.ctas * H::warps) {
+    int token = job / (2 * H::kv_heads), v = job / H::kv_heads % 2, head = job % H::kv_heads;
+    int sequence = sequences::of_token<typename H::S>(cta, token);
+    int position = sequences::context<typename H::S>(cta)[sequence] + token - sequences::first<typename H::S>(cta)[sequence];
+    auto h = heads::finished<Q>(cta, token, (v ? heads::Rows<Q>::v0 : heads::Rows<Q>::k0) + head, position);
+    heads::store_row(cta, h, heads::kv_scale<Q>(cta, v), heads::cache_row<Q, typename H::Row>(cta, sequence, position, head, v));
   }
 }
 
@@ -302,7 +317,8 @@ template <class H> PHASEC_DEVICE void merge_warps(const Cta &cta, const Unit u) 
   using Core = core::Attention<H>;
   u64 *mine = chunk_states<H>(cta, u) + u.chunk * H::state_floats;
 #pragma unroll 1
-  for (int i = ptx::unknown(ptx::thread()); i < Core::groups; i += H::threads) {
+  for (int n = ptx::unknown(ptx::thread()); n < Core::groups / kPairs * u.pairs; n += H::threads) {
+    int i = Core::group_of(n, u.pairs);
     typename Core::Group group = Core::merge_warps(States<H>::of(cta, 0), i);
     if (u.chunks > 1) {
       Core::store(cta, group, mine, i);
@@ -319,9 +335,10 @@ template <class H> PHASEC_DEVICE void merge_warps(const Cta &cta, const Unit u) 
 template <class H> PHASEC_DEVICE void merge_chunks(const Cta &cta, const Unit u) {
   using Core = core::Attention<H>;
   const u64 *states = chunk_states<H>(cta, u);
-  int end = share(Core::groups, u.chunk + 1, u.chunks);
+  int groups = Core::groups / kPairs * u.pairs, end = share(groups, u.chunk + 1, u.chunks);
 #pragma unroll 1
-  for (int i = share(Core::groups, u.chunk, u.chunks) + ptx::unknown(ptx::thread()); i < end; i += H::threads) {
+  for (int n = share(groups, u.chunk, u.chunks) + ptx::unknown(ptx::thread()); n < end; n += H::threads) {
+    int i = Core::group_of(n, u.pairs);
     Finish<H> finish;
     finish.open(cta, u, i);
     finish.store(cta, Core::merge_chunks(cta, states, u.chunks, i));
@@ -379,8 +396,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       }
       core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
       if (block >= cached) continue;
-      ring.release(cta, cache.number(2 * block));
-      ring.release(cta, cache.number(2 * block + 1));
+      ring.release(cta, cache.number(2 * block), cache.number(2 * block + 1));
       cache.fill(cta, 0);
     }
     cache.pass(cta, shared_unit<H>(cta).rounds);
@@ -403,6 +419,8 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     Unit u = index == cta.cta + cta.ctas ? shared_unit<H>(cta) : unit<H>(cta, i); // of the only one they still know
     if (u.chunks > 1) merge_chunks<H>(later(cta), u);
   }
+  if constexpr (present<typename H::Heads>)
+    if (H::Heads::append) append_rows<H>(later(cta));
 }
 
 } // namespace attn

@@ -305,7 +305,7 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Buffers args) {
   ptx::sync_workers(128);
   float *sums = (float *)args.c + ptx::warp() * G::tokens * 16;
   gemv::SegmentRow s{1, 3, 64, 192};
-  warpgroup::segment<G>(cta, stage, s, 0, 0, sums, ptx::warp() != args.n);
+  warpgroup::segment<G>(cta, stage, s, gemv::Part{0, 0, 0, 0, ptx::warp() != args.n, false}, 0, sums);
 }
 PHASEC_KERNEL_ENTRY(k, Buffers)
 )";

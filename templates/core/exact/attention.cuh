@@ -116,6 +116,8 @@ template <class H> struct Attention {
     ptx::store_tagged(to + i / H::head_dim * 2, p.max, tag);
     ptx::store_tagged(to + i / H::head_dim * 2 + 1, p.sum, tag);
   }
+  /// The n-th group of those whose pair is one of the tile's first.
+  PHASEC_DEVICE static int group_of(int n, int) { return n; }
   /// The pair and dim of the value of group i.
   PHASEC_DEVICE static int pair(int i, int) { return i / H::head_dim; }
   PHASEC_DEVICE static int dim(int i, int) { return i % H::head_dim; }

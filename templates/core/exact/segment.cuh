@@ -8,8 +8,8 @@ namespace core {
 /// Sums s.k_begin <= k < s.k_end of sixteen rows for every token. `stage` holds the segment's granules, the staged operand
 /// begins at k = k0. Writes sums[token * 16 + row]. One warp.
 template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int, int k0, float *sums, bool live) {
-  if (!live) return;
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums) {
+  if (!p.live) return;
   using Format = typename G::Format;
   const u16 *x = gemv::staged<G>(cta);
   int stage_k = s.granule_begin * weights::kGranuleK;

@@ -212,6 +212,8 @@ template <class H> struct Attention {
     ptx::store_tagged2(to + attn::States<H>::kHead + 2 * i, group.value[0], group.value[1], tag);
     if (i < attn::kPairs) ptx::store_tagged2(to + 2 * i, group.max, group.sum, tag); // group i is of pair i
   }
+  /// The n-th group of those whose pair is one of `pairs`.
+  PHASEC_DEVICE static int group_of(int n, int pairs) { return n / pairs * attn::kPairs + n % pairs; }
   /// The pair and dim of value c of group i.
   PHASEC_DEVICE static int pair(int i, int) { return i % attn::kPairs; }
   PHASEC_DEVICE static int dim(int i, int c) {

@@ -53,9 +53,9 @@ PHASEC_DEVICE void warp_segment(const Cta &cta, const u8 *stage, const gemv::Seg
 }
 
 template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums, bool live) {
-  if constexpr (warpgroup::takes<G>) warpgroup::segment<G>(cta, stage, s, fold, k0, sums, live);
-  else if (live) warp_segment<G>(cta, stage, s, fold, k0, sums);
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums) {
+  if constexpr (warpgroup::takes<G>) warpgroup::segment<G>(cta, stage, s, p, k0, sums);
+  else if (p.live) warp_segment<G>(cta, stage, s, p.fold, k0, sums);
 }
 
 } // namespace core

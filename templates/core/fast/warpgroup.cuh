@@ -20,9 +20,12 @@ struct RowScales {
   float row, row8;
 };
 
-template <class G, int Groups> struct Segment {
+/// `Apart`: the groups of columns are four segments, and each warp wants the sums of its own.
+template <class G, int Groups, bool Apart> struct Segment {
   using Format = typename G::Format;
-  float acc[Groups][4]; ///< rows r, r, r + 8, r + 8: high and low parts
+  static constexpr int kept = Apart ? 1 : Groups;
+  float acc[kept][4]; ///< rows r, r, r + 8, r + 8: high and low parts
+  int member;         ///< of the team
 
   PHASEC_DEVICE static Codes load(const u8 *stage, int g, int lane) { return codes8(Format{}, stage + g * Format::granule_bytes, lane); }
   /// Begins to multiply granule g.
@@ -36,10 +39,13 @@ template <class G, int Groups> struct Segment {
   }
   PHASEC_DEVICE void add(const RowScales &s, const float (&d)[Groups][4]) {
 #pragma unroll
-    for (int j = 0; j < Groups; j++) {
-      acc[j][0] = ptx::fma(d[j][0], s.row, acc[j][0]), acc[j][1] = ptx::fma(d[j][1], s.row, acc[j][1]);
-      acc[j][2] = ptx::fma(d[j][2], s.row8, acc[j][2]), acc[j][3] = ptx::fma(d[j][3], s.row8, acc[j][3]);
-    }
+    for (int j = 0; j < kept; j++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        float v = d[j][i];
+        if constexpr (Apart) v = member & 2 ? (member & 1 ? d[3][i] : d[2][i]) : member & 1 ? d[1][i] : v;
+        acc[j][i] = ptx::fma(v, i < 2 ? s.row : s.row8, acc[j][i]);
+      }
   }
   /// Adds granule g, whose sums are under way in `now`, and those behind it; `codes` are the next one's. What lies behind a
   /// shorter segment's `count` is multiplied and forgotten.
@@ -53,17 +59,19 @@ template <class G, int Groups> struct Segment {
     if constexpr (g + 1 < G::segment_granules) finish<g + 1>(stage, count, lane, b, codes, next, now);
   }
   PHASEC_DEVICE void run(const Cta &cta, const u8 *stage, int count, int first) {
-    u64 b = ptx::wgmma_operand(Operand<G>::at(cta, 0, first, 0), Operand<G>::core_bytes, Operand<G>::group_bytes);
+    constexpr int along_n = Apart ? G::segment_granules * 4 * Operand<G>::core_bytes : Operand<G>::group_bytes;
+    u64 b = ptx::wgmma_operand(Operand<G>::at(cta, 0, first, 0), Operand<G>::core_bytes, along_n);
     float even[Groups][4], odd[Groups][4];
 #pragma unroll
-    for (int j = 0; j < Groups * 4; j++) acc[j / 4][j % 4] = 0.0f;
+    for (int j = 0; j < kept * 4; j++) acc[j / 4][j % 4] = 0.0f;
+    member = cta.warp % G::team;
     issue(load(stage, 0, cta.lane), 0, b, even);
     finish<0>(stage, count, cta.lane, b, load(stage, G::segment_granules > 1, cta.lane), even, odd);
   }
   PHASEC_DEVICE void store(const Cta &cta, int fold, float *sums) const {
     int row = cta.lane >> 2, own = cta.lane & 3;
 #pragma unroll
-    for (int j = 0; j < Groups; j++) {
+    for (int j = 0; j < kept; j++) {
       float v = ptx::fma(acc[j][1], 0.0625f, acc[j][0]), v8 = ptx::fma(acc[j][3], 0.0625f, acc[j][2]);
       int token = 4 * j + own;
       if constexpr (Operand<G>::by_block) { // four lanes have a block each
@@ -80,12 +88,20 @@ template <class G, int Groups> struct Segment {
   }
 };
 
+template <class G, int Groups, bool Apart>
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums) {
+  Segment<G, Groups, Apart> segment;
+  int first = s.granule_begin - k0 / weights::kGranuleK - (p.fold - p.first) * G::segment_granules;
+  segment.run(cta, stage, s.granule_end - s.granule_begin, first);
+  if (p.live) segment.store(cta, p.fold, sums);
+}
+
 template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, int fold, int k0, float *sums, bool live) {
+PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums) {
   constexpr int columns = G::tokens * G::Format::columns, groups = columns <= 8 ? 1 : columns <= 16 ? 2 : 4;
-  Segment<G, groups> segment;
-  segment.run(cta, stage, s.granule_end - s.granule_begin, s.granule_begin - k0 / weights::kGranuleK);
-  if (live) segment.store(cta, fold, sums);
+  if constexpr (gemv::takes_apart<G>())
+    if (p.apart) return segment<G, 4, true>(cta, stage, s, p, k0, sums);
+  segment<G, groups, false>(cta, stage, s, p, k0, sums);
 }
 
 } // namespace warpgroup

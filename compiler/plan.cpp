@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
 constexpr int64_t kReadsBytes = 256; // templates: Ring, a count per stage and the draws
-constexpr int64_t kStepBytes = 256, kUnitBytes = 52; // templates: sequences::StepArrays, attn::Unit
+constexpr int64_t kStepBytes = 256, kUnitBytes = 56; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 constexpr int kTeamSlotsMax = 8, kSlotCost = 32; // a slot costs its share of adding up: 3 %
@@ -409,7 +409,8 @@ void sizeAttention(Plan &plan, const ir::Module &module) {
       int64_t fill = ceilDiv(plan.target->sm_counts.front(), kv_heads);
       s.attention.chunk_rows = std::max(1, plan.warps - s.attention.fresh_rows) * s.attention.block_rows; // a block a warp
       s.attention.kv_splits = int(knob ? knob : std::clamp<int64_t>(fill, 1, 64));
-      body.regions[s.attention.partials_region].shape[3] = s.attention.kv_splits;
+      // All tiles of a step share kv_splits chunks, and each may have one more.
+      body.regions[s.attention.partials_region].shape[1] = s.attention.kv_splits + 1 + int64_t(plan.tokens_max) * s.attention.pair_tiles;
     }
 }
 

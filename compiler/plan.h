@@ -181,7 +181,7 @@ struct Attention {
   ir::ValueId kv = ir::kNone;
   bool fresh_rows = false;     ///< this step's K and V come from the workspace (they are produced in this launch)
   int heads_step = -1;         ///< the qkv step whose raw sums this step finishes; -1: q, gate, K and V are there
-  int partials_region = -1;    ///< tagged f32 [kv_heads, tokens * pair_tiles, kv_splits, state_floats]
+  int partials_region = -1;    ///< tagged f32 [kv_heads, chunks of all tiles, state_floats]
   float scale = 0;             ///< softmax scale
 };
 

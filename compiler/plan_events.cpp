@@ -230,7 +230,7 @@ private:
 } // namespace
 
 void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer) {
-  if (plan.schedule.word("math") != "fast" || layer.sync == ir::Sync::Explicit) return;
+  if (layer.sync == ir::Sync::Explicit || plan.schedule.word("handoff") == "events") return;
   std::map<int, int> handed; // region, values of a word
   for (const Step &reader : body.steps)
     for (const Access &read : reader.reads)

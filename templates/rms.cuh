@@ -7,11 +7,11 @@ namespace rms {
 
 enum : int { kSegment = 512 };
 
-/// Sum of squares of x[begin, end). One warp; every lane gets the sum.
-template <class T> PHASEC_DEVICE float squares(const T *x, int begin, int end) {
+/// Sum of squares of X[begin, end). One warp; every lane gets the sum.
+template <class X> PHASEC_DEVICE float squares(const Cta &cta, i64 begin, i64 end) {
   float acc = 0.0f;
-  for (int k = begin + ptx::lane(); k < end; k += 32) {
-    float v = numeric::load(x + k);
+  for (i64 k = begin + ptx::lane(); k < end; k += 32) {
+    float v = load<X>(cta, k);
     acc = ptx::fma(v, v, acc);
   }
   return ptx::butterfly_sum(acc);
@@ -21,12 +21,11 @@ template <class T> PHASEC_DEVICE float squares(const T *x, int begin, int end) {
 /// memory. All threads call; ends with the factors visible.
 template <class X, class L> PHASEC_DEVICE void factors(const Cta &cta, int n, float eps, float *partial, float *factor) {
   int segments = (n + kSegment - 1) / kSegment;
-  const typename X::Type *x = X::at(cta);
 #pragma unroll 1
   for (int i = cta.warp; i < cta.tokens * segments; i += L::warps) {
     int token = i / segments, begin = (i % segments) * kSegment;
     int end = begin + kSegment < n ? begin + kSegment : n;
-    float sum = squares(x + (i64)token * n, begin, end);
+    float sum = squares<X>(cta, (i64)token * n + begin, (i64)token * n + end);
     if (cta.lane == 0) partial[i] = sum;
   }
   ptx::sync_workers(L::threads);

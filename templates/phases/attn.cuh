@@ -12,6 +12,7 @@ enum : int { kPairs = 8 };
 
 struct Unit {
   int sequence, head, tile, chunk, chunks;
+  int state;               ///< of the tile's first chunk, counted over all of the KV head's
   int first_token, tokens; ///< of the sequence in this step
   int context;             ///< rows before this step
   int row_begin, row_end;  ///< cached rows of this warp
@@ -61,6 +62,7 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   const i32 *first = sequences::first<typename H::S>(cta);
   const i32 *context = sequences::context<typename H::S>(cta);
   Unit u;
+  u.state = 0;
   for (int s = 0; s < cta.sequences; s++) {
     u.sequence = s;
     u.first_token = first[s];
@@ -73,6 +75,7 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       u.chunk = index % u.chunks;
       u.tile = index / u.chunks % tiles;
       u.head = index / u.chunks / tiles;
+      u.state += u.tile * u.chunks;
       int begin = share(rows, u.chunk, u.chunks), length = share(rows, u.chunk + 1, u.chunks) - begin;
       // Where there are rows of this step, the last warp has them and no others.
       int warps = H::fresh_rows && H::warps > 1 && u.chunk == u.chunks - 1 ? H::warps - 1 : H::warps;
@@ -85,6 +88,7 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       return u;
     }
     index -= units;
+    u.state += tiles * u.chunks;
   }
   u.found = false;
   return u;
@@ -308,8 +312,7 @@ template <class H> PHASEC_DEVICE void signal(const Cta &cta, const Unit &u) {
 
 /// The states of a tile's chunks in the workspace: tagged words.
 template <class H> PHASEC_DEVICE u64 *chunk_states(const Cta &cta, const Unit &u) {
-  int tile = (u.head * H::tokens + u.first_token) * H::token_tiles + u.tile;
-  return H::Partials::at(cta) + (i64)tile * H::kv_splits * H::state_floats;
+  return H::Partials::at(cta) + (i64)(u.head * H::head_states + u.state) * H::state_floats;
 }
 
 /// The warps' states are in shared memory: merges them. The only chunk of a tile is finished at once. All threads.

@@ -53,7 +53,7 @@ void checkShared(const Plan &p, const ir::Module &module) {
         REQUIRE(a.block_rows >= 1);
         REQUIRE(a.block_rows * a.row_stride <= p.stream.stage_bytes);
         REQUIRE(a.block_rows <= 32); // a lane brings a row's address
-        REQUIRE(b.regions[size_t(a.partials_region)].bytes == 8 * layer.dim("kv_heads") * p.tokens_max * a.pair_tiles * a.kv_splits * a.state_floats);
+        REQUIRE(b.regions[size_t(a.partials_region)].bytes == 8 * layer.dim("kv_heads") * (a.kv_splits + 1 + p.tokens_max * a.pair_tiles) * a.state_floats);
       }
     }
   checkDisjoint({{"ring", l.ring, l.ring + stages * p.stream.stage_bytes},

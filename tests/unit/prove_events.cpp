@@ -45,7 +45,7 @@ TEST_CASE("mutants: a plan that lacks one event is refused with a witness, which
   for (const std::string &name : examples()) {
     Layers layers = readExample(name);
     for (const std::string &split : splitSettings(layers)) {
-      Plan p = planOf(layers, split);
+      Plan p = planOf(layers, split + " handoff=events");
       for (size_t b = 0; b < p.bodies.size(); b++)
         for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
           Plan mutant = p;
@@ -67,7 +67,7 @@ TEST_CASE("mutants: a plan that lacks one event is refused with a witness, which
 TEST_CASE("mutants: an event moved off its edge covers nothing") {
   for (const char *name : {"tiny_qwen35_27b", "qwen35_27b", "tiny_mixed_stack"}) {
     Layers layers = readExample(name);
-    Plan p = planOf(layers);
+    Plan p = planOf(layers, "handoff=events");
     for (size_t b = 0; b < p.bodies.size(); b++)
       for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
         Plan early = p, late = p;
@@ -85,7 +85,7 @@ TEST_CASE("mutants: an event that all that a step writes lies behind, cut into s
   int mutants = 0;
   for (const std::string &name : examples()) {
     Layers layers = readExample(name);
-    Plan p = planOf(layers);
+    Plan p = planOf(layers, "handoff=events");
     for (size_t b = 0; b < p.bodies.size(); b++)
       for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
         const Event &event = p.bodies[b].events[e];
@@ -106,7 +106,7 @@ TEST_CASE("mutants: a counter of row tiles that does not count all of them is re
   int mutants = 0;
   for (const std::string &name : examples()) {
     Layers layers = readExample(name);
-    Plan p = planOf(layers);
+    Plan p = planOf(layers, "handoff=events");
     for (size_t b = 0; b < p.bodies.size(); b++)
       for (size_t e = 0; e < p.bodies[b].events.size(); e++) {
         const Event &event = p.bodies[b].events[e];
@@ -125,12 +125,41 @@ TEST_CASE("mutants: a counter of row tiles that does not count all of them is re
 
 TEST_CASE("mutants: a counter with other slices than its reader's is refused") {
   Layers layers = readExample("qwen35_27b");
-  Plan p = planOf(layers);
+  Plan p = planOf(layers, "handoff=events");
   Event &columns = p.bodies[0].events.back();
   REQUIRE(columns.kind == ir::EventKind::Counter);
   REQUIRE(columns.edge == "%u fc1 -> %y fc2");
   columns.slices++;
   CHECK(prove(p, layers.module()).kind() == ErrorKind::Proof);
+}
+
+TEST_CASE("mutants: where tags carry the events, a region without them is refused, and so is an event that only seems to wait") {
+  int mutants = 0;
+  for (const std::string &name : examples(true)) {
+    Layers layers = readExample(name);
+    Plan p = planOf(layers);
+    for (size_t b = 0; b < p.bodies.size(); b++) {
+      const Body &body = p.bodies[b];
+      bool carried = !body.events.empty() && body.events[0].carried;
+      if (!carried) continue;
+      for (const Event &e : body.events) CHECK(e.carried); // all or none: one that waits would lean on what the others order
+      for (size_t r = 0; r < body.regions.size(); r++) {
+        bool handed = false;
+        for (const Step &w : body.steps)
+          for (const Step &s : body.steps)
+            for (const Access &write : w.writes)
+              for (const Access &read : s.reads) handed |= w.id < s.id && write.region == int(r) && read.region == int(r);
+        if (!handed) continue;
+        INFO(name, " ", body.regions[r].name);
+        CHECK(body.regions[r].tagged > 0);
+        Plan mutant = p;
+        mutant.bodies[b].regions[r].tagged = 0;
+        mutants++;
+        CHECK(prove(mutant, layers.module()).kind() == ErrorKind::Proof);
+      }
+    }
+  }
+  CHECK(mutants >= 20);
 }
 
 TEST_CASE("explicit layers: deleting any event line is refused at the reader's line, with the line to add") {

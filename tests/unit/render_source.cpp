@@ -177,10 +177,13 @@ TEST_CASE("inline assembly stands in ptx.cuh and nowhere else") {
 
 TEST_CASE("a schedule's structure shows in its source: events by their edge, slots by their table") {
   Layers layers = readExample("tiny_qwen35_27b");
-  Rendered one = rendered(layers, "wo_split=1"), eight = rendered(layers, "wo_split=8");
+  Rendered one = rendered(layers, "wo_split=1 handoff=events"), eight = rendered(layers, "wo_split=8 handoff=events");
   CHECK(contains(one.source, "// counter: %h gather -> %u fc1"));
   CHECK(contains(eight.source, "// counter: %a attn -> %h gather"));
   CHECK(contains(one.source, "slots = 2, "));
   CHECK(contains(eight.source, "slots = 16, "));
   CHECK(one.templates_used == eight.templates_used);
+  Rendered tags = rendered(layers, "wo_split=1");
+  CHECK(contains(tags.source, "// tags: %h gather -> %u fc1"));
+  CHECK_FALSE(contains(tags.source, "// counter: "));
 }

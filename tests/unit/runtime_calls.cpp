@@ -290,18 +290,26 @@ TEST_CASE("a failed launch poisons its workspace: bind again; a refusal before a
   CHECK(check->findings.empty());
 }
 
-TEST_CASE("a workspace of the host's is used and its counters are cleared at bind") {
-  Layers layers = readExample("tiny_wo_harness");
-  auto session = Session::open(layers, Setup{});
+TEST_CASE("a workspace of the host's is used and cleared at bind: nothing of an earlier binding passes for this one's") {
+  Layers layers = readExample("tiny_qwen35_27b");
+  Setup setup;
+  setup.sim_ctas = 7;
+  auto session = Session::open(layers, setup);
   REQUIRE_MESSAGE(session.ok(), session.status().text());
-  auto ready = Ready::make(*session, {{1}, {4}});
+  auto ready = Ready::make(*session, {{65}, {4}});
   REQUIRE(ready.ok());
+  auto other = Ready::make(*session, {{30}, {4}, 77});
+  REQUIRE(other.ok());
   auto workspace = session->device().allocate(session->kernel.workspaceBytes());
   REQUIRE(workspace.ok());
   REQUIRE(session->device().fill(*workspace, 0xff, session->kernel.workspaceBytes()).ok());
   Buffers buffers = ready->staging->buffers();
-  buffers.workspace = *workspace;
-  auto bound = session->kernel.bind(buffers);
+  Buffers before = other->staging->buffers();
+  buffers.workspace = before.workspace = *workspace;
+  auto bound = session->kernel.bind(before);
+  REQUIRE_MESSAGE(bound.ok(), bound.status().text());
+  REQUIRE(bound->launch().ok());
+  bound = session->kernel.bind(buffers);
   REQUIRE_MESSAGE(bound.ok(), bound.status().text());
   REQUIRE(bound->launch().ok());
   auto check = ready->check(*session);

@@ -102,7 +102,7 @@ std::string runHard(Session &session, Hard kind, float weight_scale, size_t *fin
 } // namespace
 
 TEST_CASE("sim fast: every tiny layer is within its bound, over splits, tokens, ragged sequences and outliers") {
-  runCases(casesOf(examples(true), {"wo_split=1", "wo_split=16"}, coveringSteps()));
+  runCases(casesOf(examples(true), {"wo_split=1", "wo_split=16", "wo_split=2 handoff=events"}, coveringSteps()));
 }
 
 TEST_CASE("sim fast: slots that begin inside a granule, partitions, warps and rings") {

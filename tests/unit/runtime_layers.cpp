@@ -70,7 +70,7 @@ TEST_CASE("sim: neither the scheduler's seed nor the CTA count shows in a single
 TEST_CASE("sim: partitions, pinned grids, warps and rings change no bit of a split's result") {
   std::optional<Downloaded> first;
   Layers layers = readExample("tiny_wo_harness");
-  for (const char *settings : {"partition=seed", "partition=wide", "partition=2d", "partition=2d ctas=33", "partition=wide ctas=5", "partition=wide warps=2 ring=3",
+  for (const char *settings : {"partition=seed", "partition=wide", "partition=2d", "partition=2d ctas=33", "partition=wide ctas=5", "partition=wide warps=2 ring=3", "handoff=events",
                                "partition=seed slice_ctas=4", "partition=seed ctas=70"}) {
     Setup setup;
     setup.settings = std::string("wo_split=4 ") + settings;

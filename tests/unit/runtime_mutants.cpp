@@ -21,10 +21,14 @@ const char *kTallText = "layer @tall {\n  tokens 1..16\n  in %u : bf16[tokens, 4
 
 const char *kTeams = "teams"; // three row tiles a CTA: teams that are not full, segments of seven and of eight granules
 const char *kTeamsText = "layer @teams {\n  tokens 1..3\n  in %u : bf16[tokens, 1440]\n  weight %w : nvfp4[240, 1440] { scales = linear, global = multiply }\n"
-                         "  %y : f32 = fc2 %u, %w\n  return %y\n}\n";
+                         "  %y = head %u, %w\n  return %y\n}\n";
+
+const char *kApart = "apart"; // 26 row tiles of six even segments: two are left over, and their segments are a team's
+const char *kApartText = "layer @apart {\n  tokens 1..4\n  in %u : bf16[tokens, 1536]\n  weight %w : fp8_e4m3[416, 1536] { scale = tensor }\n"
+                         "  %y = head %u, %w\n  return %y\n}\n";
 
 const char *kChunks = "chunks"; // tiles whose rows are cut into chunks, which CTAs finish in any order
-const char *kChunksText = "layer @chunks {\n  dims heads = 4, kv_heads = 2, head_dim = 32\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
+const char *kChunksText = "layer @chunks {\n  dims heads = 8, kv_heads = 2, head_dim = 32\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
                           "  cache %kv : bf16 paged(page = 16, order = nhd)\n  %a = attn %q, %kv\n  return %a\n}\n";
 
 const char *kNormed = "normed"; // an eps that is not lost beside the mean
@@ -44,19 +48,19 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kTeams, kTeamsText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
 
 const Mutant kMutants[] = {
     // events
-    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(G::threads); // nobody reads", "    ptx::sync_workers(G::threads); // nobody reads", "tiny_qwen35_27b", "wo_split=2", 7},
+    {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(G::threads); // nobody reads", "    ptx::sync_workers(G::threads); // nobody reads", "tiny_qwen35_27b", "wo_split=2 handoff=events", 7},
     {"phases/gather.cuh", "H::await(cta, 0);", "", "tiny_wo_harness", "wo_split=4"},
-    {"phases/attn.cuh", "    H::await(cta, u.head);\n", "", "tiny_qwen35_27b", ""},
+    {"phases/attn.cuh", "    H::await(cta, u.head);\n", "", "tiny_qwen35_27b", "handoff=events"},
     {"cta.cuh", "(cta.round + 1u) * arrivals", "cta.round * arrivals", "tiny_wo_harness", "wo_split=4"},
     {"launch.cuh", "ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
-    {"cta.cuh", "if (old == n - 1u) ptx::store_relaxed(cta.counters() + counter, 0u);\n  }\n  old =", "}\n  old =", "step", ""},
+    {"cta.cuh", "if (cta.lane == 0) old = ptx::turn_acq_rel(cta.counters() + counter, n - 1u);", "if (cta.lane == 0) old = ptx::add_acq_rel(cta.counters() + counter, 1u);", "step", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_stack", "wo_split=2", 7},
     {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(G::threads); // nobody reads", "    ptx::sync_workers(G::threads); // nobody reads", "step", "warps=1", 7},
     {"phases/argmax.cuh", "A::await(cta, 0);", "", "rows", ""},
@@ -64,26 +68,36 @@ const Mutant kMutants[] = {
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + group, u32(count))) return;", "", "step", ""},
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + A::groups, A::groups)) return;", "if (group != A::groups - 1) return;", "step", ""},
     // events that count row tiles and pairs: an arrival too few is a deadlock, one too many lets readers in early
-    {"epilogue.cuh", "H::signal(cta);", "if (tile > 0) H::signal(cta);", "tiny_qwen35_27b", "", 4, "deadlock"},
-    {"phases/qkv.cuh", "H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "if (tile > 0) H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "tiny_qwen35_27b", "", 4, "deadlock"},
-    {"phases/attn.cuh", "(H::tokens - cta.tokens) * H::group : 0", "(H::tokens - cta.tokens) * H::group - 1 : 0", "tiny_qwen35_27b", "", 4, "deadlock"},
+    {"epilogue.cuh", "H::signal(cta);", "if (tile > 0) H::signal(cta);", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
+    {"phases/qkv.cuh", "H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "if (tile > 0) H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
+    {"phases/attn.cuh", "(H::tokens - cta.tokens) * H::group : 0", "(H::tokens - cta.tokens) * H::group - 1 : 0", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
     {"cta.cuh", "if (weight == 0) continue;", "if (weight == 0 || (cta.cta == 0 && E::counter == E::instance_counter)) continue;", "tiny_stack", "wo_split=2", 4, "deadlock"},
     {"cta.cuh", "    *n = 0;\n", "", "tiny_stack", "wo_split=2", 4},
-    {"cta.cuh", "if ((ptx::shfl(before, 0) + 1u) % u32(G::warps) != 0) return;", "if (ptx::shfl(before, 0) % u32(G::warps) != 0) return;", "tiny_qwen35_27b", "", 4, "deadlock"},
-    {"cta.cuh", "  ptx::sync_warp();\n  if (cta.lane == 0) ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "  ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "tiny_qwen35_27b", "", 7},
-    {"cta.cuh", "if (cta.lane == 0) ptx::add_shared(owed<E>(E::counter + slice), weight);", "if (cta.lane == 0) ptx::add_shared(owed<E>(E::counter + slice), weight + u32(cta.cta == 1));", "tiny_qwen35_27b", "", 7},
+    {"cta.cuh", "if ((ptx::shfl(before, 0) + 1u) % u32(G::warps) != 0) return;", "if (ptx::shfl(before, 0) % u32(G::warps) != 0) return;", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
+    {"cta.cuh", "  ptx::sync_warp();\n  if (cta.lane == 0) ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "  ptx::arrive_release(cta.counters() + E::counter + slice, weight);", "tiny_qwen35_27b", "handoff=events", 7},
+    {"cta.cuh", "if (cta.lane == 0) ptx::add_shared(owed<E>(E::counter + slice), weight);", "if (cta.lane == 0) ptx::add_shared(owed<E>(E::counter + slice), weight + u32(cta.cta == 1));", "tiny_qwen35_27b", "handoff=events", 7},
     // tags: who reads a slot waits for its tag, and for this round's
     {"gemv.cuh", "if (!there) ptx::spin_pause();", "there = true;", "deep", "wo_split=4"},
     {"gemv.cuh", "there = there && u32(v[e][s] >> 32) == cta.round + 1u;", "there = there && u32(v[e][s] >> 32) != 0u;", "deep", "wo_split=4"},
     {"gemv.cuh", "for (int s = 0; s < batch; s++) there = there &&", "for (int s = 0; s < batch - 1; s++) there = there &&", "deep", "wo_split=4"},
     {"gemv.cuh", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round + 1u);", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round);", "deep", "wo_split=4", 4, "deadlock"},
+    // tags: whoever is handed a value waits for its word, and brings this round's
+    {"cta.cuh", "while (!there(cta)) {", "while (false) {", "tiny_qwen35_27b", "wo_split=2", 7},
+    {"cta.cuh", "ptx::store_tagged(to, numeric::load(&rounded), cta.round + 1u);", "ptx::store_tagged(to, numeric::load(&rounded), cta.round);", "tiny_qwen35_27b", "", 4, "deadlock"},
+    {"cta.cuh", "return u32(word >> 32) == cta.round + 1u;", "return u32(word >> 32) != 0u;", "tiny_stack", "wo_split=2", 7},
+    {"cta.cuh", "odd >> i & 1", "0", "tiny_qwen35_27b", "wo_split=2"},
+    {"core/fast/operand.cuh", "for (int i = 0; i < together; i++) all = all && staging[i].there(cta);", "", "tiny_qwen35_27b", "math=fast wo_split=2", 7},
+    {"core/fast/operand.cuh", "all = all && tagged::there(cta, words[i]);", "all = all && (i > 0 || tagged::there(cta, words[i]));", "tiny_qwen35_27b", "math=fast wo_split=2", 7},
+    {"phases/fc1.cuh", "H::Act::apply(v[1]) * v[half + 1]", "H::Act::apply(v[0]) * v[half]", "tiny_qwen35_27b", ""},
+    {"core/exact/attention.cuh", "while (!(tagged::there", "while (false && !(tagged::there", "chunks", "", 7},
+    {"core/fast/attention.cuh", "if (!all) ptx::spin_pause();", "all = true;", "chunks", "math=fast", 7},
     // the feeder and its rings
     {"stream.cuh", "ptx::stream_wait(full(n), (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
     {"stream.cuh", "bool mine = ready && R::free(cursor.next);", "bool mine = ready;", "deep", "wo_split=2 warps=2 ring=4"},
-    {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
+    {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u, reads(m), m / L::stages + 1u);", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"stream.cuh", "if (cta.lane == 0) ptx::store_shared(reads(n), n / L::stages + 1u);", "", "deep", "wo_split=2 warps=2 ring=4", 4, "deadlock"},
     {"stream.cuh", "drawn += u32(items + L::warps);", "drawn += u32(items);", "tiny_qwen35_27b", "", 4, "deadlock"},
-    {"phases/attn.cuh", "      ring.release(cta, cache.number(2 * block + 1));\n", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
+    {"phases/attn.cuh", "ring.release(cta, cache.number(2 * block), cache.number(2 * block + 1));", "ring.release(cta, cache.number(2 * block));", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "        v = ring.wait(cache.number(2 * block + 1));\n", "        v = ring.wait(cache.number(2 * block));\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "    cache.pass(cta, shared_unit<H>(cta).rounds);\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
     {"gemv.cuh", "  int unit = u.begin + first + rest - fold * width;\n", "  int unit = u.begin + first + (rest + 1) - fold * width;\n", "deep", "wo_split=2"},
@@ -93,6 +107,11 @@ const Mutant kMutants[] = {
     {"core/fast/warpgroup.cuh", "acc[j][1], 0.0625f", "acc[j][1], 0.0f", "teams", "math=fast", 5},
     {"core/fast/pairs.cuh", "w.word[j] = j == block ? codes : 0u", "w.word[j] = codes", "teams", "math=fast", 5},
     {"core/fast/nvfp4.cuh", "ptx::from_f16(scales), ptx::from_f16(scales >> 16)", "ptx::from_f16(scales), ptx::from_f16(scales)", "teams", "math=fast", 5},
+    {"gemv.cuh", "fold = first + member;", "fold = first + (member ^ 1);", "apart", "math=fast", 1},
+    {"gemv.cuh", "unit, fold, first, fold >= begin, true", "unit, fold, first, true, true", "apart", "math=fast", 1},
+    {"gemv.cuh", "if (apart<G>(width)) first +=", "if (false) first +=", "apart", "math=fast", 1},
+    {"core/fast/warpgroup.cuh", "member & 1 ? d[1][i] : v", "v", "apart", "math=fast", 1},
+    {"core/fast/warpgroup.cuh", " - (p.fold - p.first) * G::segment_granules;", ";", "apart", "math=fast", 1},
     // the choice
     {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
     {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},
@@ -108,9 +127,13 @@ const Mutant kMutants[] = {
     // attention: heads finished from raw sums, states merged
     {"heads.cuh", "if (k) h.template norm<typename H::KNorm>(cta);", "", "tiny_qwen35_27b", ""},
     {"heads.cuh", "rows.offset(position)", "rows.offset(position ^ 1)", "tiny_llama31_8b", ""},
-    {"phases/attn.cuh", "if (Q::append && u.tile == 0) heads::store_row", "if (Q::append && u.tile == 1) heads::store_row", "tiny_llama31_8b", ""},
+    {"phases/attn.cuh", "if (H::Heads::append) append_rows", "if (false) append_rows", "tiny_llama31_8b", ""},
+    {"phases/attn.cuh", "first = (cta.ctas - 1 - cta.cta) * H::warps;", "first = (cta.ctas - cta.cta) * H::warps;", "tiny_llama31_8b", ""},
+    {"phases/attn.cuh", "for (int head = 0; head < H::kv_heads; head++) H::await(cta, head);", "", "tiny_llama31_8b", "handoff=events", 40},
     {"phases/attn.cuh", "if (cta.warp + half < H::warps) core.append(cta, mine);", "if (cta.warp + half < H::warps - 1) core.append(cta, mine);", "tiny_attn_only", ""},
-    {"phases/attn.cuh", "if (!event::elect_cta<H>(cta, H::elections + tile, u32(u.chunks), (u32 *)(ptx::shared_base() + H::L::scratch_offset))) return;", "if (u.chunk != u.chunks - 1) return;", "chunks", "", 7},
+    {"phases/attn.cuh", "end = share(groups, u.chunk + 1, u.chunks);", "end = share(groups, u.chunk + 1, u.chunks) - 1;", "chunks", "", 7},
+    {"phases/attn.cuh", "u.state += u.tile * u.chunks;", "", "chunks", "math=fast", 7},
+    {"phases/attn.cuh", "    u.state += tiles * u.chunks;\n", "", "chunks", "", 7},
     // order of sums
     {"gemv.cuh", "slots + ((i64)(first + s) * G::tokens", "slots + ((i64)(G::slots - 1 - first - s) * G::tokens", "deep", "wo_split=4"},
     {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
@@ -120,7 +143,7 @@ const Mutant kMutants[] = {
     {"gemv.cuh", "    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
     {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_qwen35_27b", ""},
     {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_llama31_8b", "", 7},
-    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    merge<H>", "    merge<H>", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    merge_warps<H>", "    merge_warps<H>", "tiny_attn_only", ""},
     {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "tall", "warps=15", 1},
     // what may be written
     {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},
@@ -147,7 +170,7 @@ std::string caught(const Mutant &m) {
     setup.templates = dir.text();
     auto session = Session::open(*layers, setup);
     if (!session.ok()) return ""; // a mutant that does not compile shows nothing
-    Feed step = m.layer == kChunks ? Feed{{1400, 700}, {1, 2}, 9, false} : session->kernel.plan().tokens_max < 8 ? Feed{{65, 3}, {2, 1}, 9, false} : Feed{{65, 3, 64}, {2, 1, 5}, 9, false};
+    Feed step = m.layer == kChunks ? Feed{{1400, 700}, {1, 3}, 9, false} : session->kernel.plan().tokens_max < 8 ? Feed{{65, 3}, {2, 1}, 9, false} : Feed{{65, 3, 64}, {2, 1, 5}, 9, false};
     std::string wrong = runStep(*session, step);
     if (!wrong.empty() && (!m.report || contains(wrong, m.report))) return wrong;
   }
@@ -185,8 +208,8 @@ TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
     setup.sim_ctas = 1 + int(cases.size());
     cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
   }
-  cases.push_back({kChunks, parse(kChunksText), Setup{}, {{{1400, 700}, {1, 2}, 9, false}}});
-  for (const char *name : {kNormed, kStep, kRows, kChoose})
+  cases.push_back({kChunks, parse(kChunksText), Setup{}, {{{1400, 700}, {1, 3}, 9, false}}});
+  for (const char *name : {kNormed, kStep, kRows, kChoose, kTeams, kApart})
     cases.push_back({name, parse(textOf(name)), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
   runCases(cases);
 }

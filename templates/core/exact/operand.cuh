@@ -15,11 +15,10 @@ struct Complete {
 struct Plain : Complete {
   template <class G> PHASEC_DEVICE static void prepare(const Cta &) {}
   template <class G> PHASEC_DEVICE static void stage(const Cta &cta, int k_begin, int k_end, int k_padded, u16 *to) {
-    const typename G::X::Type *x = G::X::at(cta);
     int width = k_padded - k_begin;
     for (int i = ptx::thread(); i < cta.tokens * width; i += G::threads) {
       int token = i / width, k = k_begin + i % width;
-      to[token * G::operand_stride + k - k_begin] = k < k_end ? x[(i64)token * G::cols + k].raw : u16(0);
+      to[token * G::operand_stride + k - k_begin] = k < k_end ? u16(ptx::bits(load<typename G::X>(cta, (i64)token * G::cols + k)) >> 16) : u16(0);
     }
   }
 };
@@ -31,13 +30,12 @@ struct Norm : Complete {
     rms::factors<typename G::X, G>(cta, G::cols, G::Transform::eps(), factors<G>(cta) + G::tokens, factors<G>(cta));
   }
   template <class G> PHASEC_DEVICE static void stage(const Cta &cta, int k_begin, int k_end, int k_padded, u16 *to) {
-    const typename G::X::Type *x = G::X::at(cta);
     int width = k_padded - k_begin;
     for (int i = ptx::thread(); i < cta.tokens * width; i += G::threads) {
       int token = i / width, k = k_begin + i % width;
       u16 y = 0;
       if (k < k_end)
-        y = numeric::to_bf16((numeric::load(x + (i64)token * G::cols + k) * factors<G>(cta)[token]) *
+        y = numeric::to_bf16((load<typename G::X>(cta, (i64)token * G::cols + k) * factors<G>(cta)[token]) *
                              rms::gamma<typename G::Transform>(cta, k));
       to[token * G::operand_stride + k - k_begin] = y;
     }
@@ -49,7 +47,6 @@ struct Norm : Complete {
 struct QuantNvfp4 : Complete {
   template <class G> PHASEC_DEVICE static void prepare(const Cta &) {}
   template <class G> PHASEC_DEVICE static void stage(const Cta &cta, int k_begin, int k_end, int k_padded, u16 *to) {
-    const typename G::X::Type *x = G::X::at(cta);
     int blocks = (k_padded - k_begin) / 16;
     for (int i = ptx::thread(); i < cta.tokens * blocks; i += G::threads) {
       int token = i / blocks, k = k_begin + (i % blocks) * 16;
@@ -57,7 +54,7 @@ struct QuantNvfp4 : Complete {
       float v[16], amax = 0.0f;
 #pragma unroll
       for (int j = 0; j < 16; j++) {
-        v[j] = k < k_end ? numeric::load(x + (i64)token * G::cols + k + j) : 0.0f;
+        v[j] = k < k_end ? load<typename G::X>(cta, (i64)token * G::cols + k + j) : 0.0f;
         float magnitude = ptx::from_bits(ptx::bits(v[j]) & 0x7fffffffu);
         amax = amax < magnitude ? magnitude : amax;
       }

@@ -33,7 +33,8 @@ class Format(support.CliTest):
                 self.assertIn("explicit", text)
                 self.phasec("fmt", "--check", path)
                 self.phasec("check", path)
-                keys = {self.json("explain", p, *SIM)["function_fingerprint"] for p in (path, LAYERS / f"{layer}.phase")}
+                events = (*SIM, "--set", "handoff=events") # written events always wait: tags may carry those of `sync auto`
+                keys = {self.json("explain", p, *events)["function_fingerprint"] for p in (path, LAYERS / f"{layer}.phase")}
                 self.assertEqual(len(keys), 1)
 
 

@@ -240,11 +240,15 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   }
   c[0] += d[0][0] + d[1][3];
   store_tagged((u64 *)g + thread(), c[0] + c[1] + c[2] + c[3], u32(load_tagged((const u64 *)g)));
+  u64 first, second;
+  load_tagged2((const u64 *)g + 2 * thread(), first, second);
+  store_tagged2((u64 *)g + 2 * thread(), v, c[0], u32(first + second));
+  if (lane() == 0) publish((u32 *)(shared + 64), 1u, (u32 *)(shared + 68), 2u);
   if (lane() == 0) store_shared((u32 *)(shared + 68), 1u), publish((u32 *)(shared + 64), draw((u32 *)(shared + 64)) + peek_shared((const u32 *)(shared + 64)));
   if (thread() == 0) {
     arrive_release(g, 1);
     while (load_acquire(g) < u32(ctas())) spin_pause();
-    u32 old = add_acq_rel(g + 1, 1) + add_shared((u32 *)(shared + 64), 1);
+    u32 old = add_acq_rel(g + 1, 1) + turn_acq_rel(g + 2, 7) + add_shared((u32 *)(shared + 64), 1);
     if (old == 7) store_relaxed(g + 1, u32(cta()) + shared_address(shared) + load_shared_acquire((u32 *)(shared + 64)));
   }
 }

@@ -111,7 +111,7 @@ const Mutant kMutants[] = {
     {"gemv.cuh", "unit, fold, first, fold >= begin, true", "unit, fold, first, true, true", "apart", "math=fast", 1},
     {"gemv.cuh", "if (apart<G>(width)) first +=", "if (false) first +=", "apart", "math=fast", 1},
     {"core/fast/warpgroup.cuh", "member & 1 ? d[1][i] : v", "v", "apart", "math=fast", 1},
-    {"core/fast/warpgroup.cuh", " - (p.fold - p.first) * G::segment_granules;", ";", "apart", "math=fast", 1},
+    {"core/fast/warpgroup.cuh", " - (p.fold - p.first) * G::segment_granules;", " - (p.fold - p.first) * (G::segment_granules + 1);", "apart", "math=fast", 1},
     // the choice
     {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
     {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},

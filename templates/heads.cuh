@@ -37,37 +37,22 @@ template <class H> struct Head {
         if (has(j)) v[j] = v[j] + numeric::load(H::Bias::at(cta) + H::checkpoint_row(head * H::head_dim) + cta.lane + 32 * j);
   }
 
-  /// RMS norm: 32 chains over the dims, a butterfly.
-  template <class Gamma> PHASEC_DEVICE void norm(const Cta &cta) {
-    float acc = 0.0f, gamma[dims];
+  /// Weights of a norm.
+  template <class Gamma> PHASEC_DEVICE static void weights(const Cta &cta, float (&gamma)[dims]) {
 #pragma unroll
-    for (int j = 0; j < dims; j++) {
-      gamma[j] = has(j) ? numeric::load(Gamma::at(cta) + cta.lane + 32 * j) : 0.0f;
+    for (int j = 0; j < dims; j++) gamma[j] = has(j) ? numeric::load(Gamma::at(cta) + cta.lane + 32 * j) : 0.0f;
+  }
+  /// RMS norm: 32 chains over the dims, a butterfly.
+  PHASEC_DEVICE void norm(const float (&gamma)[dims]) {
+    float acc = 0.0f;
+#pragma unroll
+    for (int j = 0; j < dims; j++)
       if (has(j)) acc = ptx::fma(v[j], v[j], acc);
-    }
     float factor = ptx::div(1.0f, ptx::sqrt(ptx::div(ptx::butterfly_sum(acc), float(H::head_dim)) + H::eps()));
 #pragma unroll
     for (int j = 0; j < dims; j++) v[j] = (v[j] * factor) * (H::one_plus ? 1.0f + gamma[j] : gamma[j]);
   }
 
-  /// Rotary embedding (Su et al., 2021) of the first `rotary` dims; row holds cosines, then sines.
-  PHASEC_DEVICE void rotate(const Cta &cta, const float *row) {
-    constexpr int half = H::rotary / 2;
-    float partner[dims];
-#pragma unroll
-    for (int j = 0; j < dims; j++) partner[j] = other(cta, j);
-#pragma unroll
-    for (int j = 0; j < dims; j++) {
-      int d = cta.lane + 32 * j;
-      if (d >= H::rotary) continue;
-      bool first = H::interleaved ? d % 2 == 0 : d < half;
-      int i = H::interleaved ? d / 2 : first ? d : d - half;
-      float c = row[i], s = row[half + i];
-      v[j] = first ? ptx::fma(v[j], c, -(partner[j] * s)) : ptx::fma(v[j], c, partner[j] * s);
-    }
-  }
-
-private:
   /// The value that dim lane + 32 j turns with. All lanes call.
   PHASEC_DEVICE float other(const Cta &cta, int j) const {
     constexpr int half = H::rotary / 2, apart = half / 32, shift = half % 32;
@@ -82,6 +67,8 @@ private:
     }
     return first ? up : down;
   }
+
+private:
   PHASEC_DEVICE float at(int j) const {
     float r = 0.0f;
 #pragma unroll
@@ -91,17 +78,55 @@ private:
   PHASEC_DEVICE static float shuffled(float v, int lane) { return ptx::from_bits(ptx::shfl(ptx::bits(v), lane & 31)); }
 };
 
-/// A finished head: bias, then for q and k norm and rotation at the token's position.
+/// Rotary embedding (Su et al., 2021) of the first `rotary` dims.
+template <class H> struct Rotation {
+  static constexpr int turning = H::rotary > 0 ? (H::rotary + 31) / 32 : 1, half = H::rotary / 2;
+  float cosine[turning], sine[turning];
+
+  /// A position's row holds cosines, then sines.
+  PHASEC_DEVICE void load(const Cta &cta, const float *row) {
+#pragma unroll
+    for (int j = 0; j < turning; j++) {
+      int d = cta.lane + 32 * j;
+      if (d >= H::rotary) continue;
+      int i = H::interleaved ? d / 2 : d < half ? d : d - half;
+      cosine[j] = row[i], sine[j] = row[half + i];
+    }
+  }
+  PHASEC_DEVICE void turn(const Cta &cta, Head<H> &h) const {
+    float partner[Head<H>::dims];
+#pragma unroll
+    for (int j = 0; j < Head<H>::dims; j++) partner[j] = h.other(cta, j);
+#pragma unroll
+    for (int j = 0; j < turning; j++) {
+      int d = cta.lane + 32 * j;
+      if (d >= H::rotary) continue;
+      bool first = H::interleaved ? d % 2 == 0 : d < half;
+      float turned = partner[j] * sine[j];
+      h.v[j] = first ? ptx::fma(h.v[j], cosine[j], -turned) : ptx::fma(h.v[j], cosine[j], turned);
+    }
+  }
+};
+
+/// A finished head: bias, then for q and k norm and rotation at the token's position, which are asked for before the sums are
+/// waited for.
 template <class H> PHASEC_DEVICE Head<H> finished(const Cta &cta, int token, int head, int position) {
-  Head<H> h;
-  h.load(cta, token, head);
+  constexpr bool norm = present<typename H::QNorm>;
   bool q = Rows<H>::is_q(head), k = Rows<H>::is_k(head);
-  if constexpr (present<typename H::QNorm>) {
-    if (q) h.template norm<typename H::QNorm>(cta);
-    if (k) h.template norm<typename H::KNorm>(cta);
+  float gamma[Head<H>::dims];
+  Rotation<H> rotation;
+  if constexpr (norm) {
+    if (q) Head<H>::template weights<typename H::QNorm>(cta, gamma);
+    if (k) Head<H>::template weights<typename H::KNorm>(cta, gamma);
   }
   if constexpr (H::rotary > 0)
-    if (q || k) h.rotate(cta, H::Rope::at(cta) + (i64)position * H::rotary);
+    if (q || k) rotation.load(cta, H::Rope::at(cta) + (i64)position * H::rotary);
+  Head<H> h;
+  h.load(cta, token, head);
+  if constexpr (norm)
+    if (q || k) h.norm(gamma);
+  if constexpr (H::rotary > 0)
+    if (q || k) rotation.turn(cta, h);
   return h;
 }
 

@@ -125,7 +125,7 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "if (cta.warp == H::warps - 1) blocks +=", "if (false) blocks +=", "tiny_qwen35_27b", ""},
     {"gemv.cuh", "tile < G::tiles; tile += G::warps * cta.ctas", "tile < G::tiles - 1; tile += G::warps * cta.ctas", "deep", "wo_split=2"},
     // attention: heads finished from raw sums, states merged
-    {"heads.cuh", "if (k) h.template norm<typename H::KNorm>(cta);", "", "tiny_qwen35_27b", ""},
+    {"heads.cuh", "if (k) Head<H>::template weights<typename H::KNorm>(cta, gamma);", "", "tiny_qwen35_27b", ""},
     {"heads.cuh", "rows.offset(position)", "rows.offset(position ^ 1)", "tiny_llama31_8b", ""},
     {"phases/attn.cuh", "if (H::Heads::append) append_rows", "if (false) append_rows", "tiny_llama31_8b", ""},
     {"phases/attn.cuh", "first = (cta.ctas - 1 - cta.cta) * H::warps;", "first = (cta.ctas - cta.cta) * H::warps;", "tiny_llama31_8b", ""},

@@ -42,6 +42,7 @@ struct Spill {
 const char *const kMeasured[] = {"sm_80", "sm_90a", "sm_120a"};
 const Spill kSpills[] = {
     {"qwen35_27b", "fast", "sm_90a", 36, 48, 32},
+    {"qwen35_27b", "exact", "sm_90a", 4, 4, 8},
     {"qwen35_27b_seed", "fast", "sm_90a", 16, 20, 16},
     {"tiny_qwen35_27b_seed", "fast", "sm_90a", 8, 8, 8},
 };

@@ -83,7 +83,7 @@ struct KvBuffer {
 struct Buffers {
   std::map<std::string, Buffer> arrays;
   std::map<std::string, KvBuffer> caches;
-  uint64_t workspace = 0;         ///< zero-filled Kernel::workspaceBytes() bytes, 256-byte aligned; 0: the runtime allocates
+  uint64_t workspace = 0;         ///< Kernel::workspaceBytes() bytes, 256-byte aligned, cleared by bind(); 0: the runtime allocates
 };
 
 /// A weight in checkpoint layout, on the host. Missing parts are null.

@@ -30,12 +30,18 @@ bool isIdentifier(char c) { return kIdentifier[static_cast<unsigned char>(c)]; }
 /// Writes the token stream of one text to `out`.
 class Tokenizer {
 public:
-  Tokenizer(std::string_view text, std::string &out) : text_(text), out_(out) {}
+  /// A token of n characters becomes n + 1, and only the end of a directive and a macro's parenthesis become more.
+  Tokenizer(std::string_view text, std::string &out) : text_(text), out_(out) {
+    size_t begin = out.size();
+    out.resize(begin + 3 * text.size() + 2);
+    to_ = out.data() + begin;
+  }
 
   /// True when the text means more than its tokens do (see the header).
   bool run() {
     while (at_ < text_.size()) step();
     endDirective();
+    out_.resize(size_t(to_ - out_.data()));
     return needs_text_;
   }
 
@@ -44,8 +50,8 @@ private:
 
   void emit(size_t begin, size_t end) { emit(text_.substr(begin, end - begin)); }
   void emit(std::string_view token) {
-    out_.append(token);
-    out_.push_back('\0');
+    for (char c : token) *to_++ = c; // a few characters: a call would take longer
+    *to_++ = '\0';
   }
 
   void step() {
@@ -197,6 +203,7 @@ private:
 
   std::string_view text_;
   std::string &out_;
+  char *to_;
   size_t at_ = 0;
   bool line_start_ = true, in_directive_ = false, in_define_ = false, needs_text_ = false;
 };

@@ -44,6 +44,7 @@ void BodyText::calls(llvm::raw_ostream &out) {
     out << "    if (cta.runs(call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
     delay(out, call_index);
     out << "      " << call(s) << "\n";
+    if (std::string rows = appendRows(s); !rows.empty()) out << "      " << rows << "\n";
     if (s.gemv.fold == Fold::ElectedCta) out << "      gather::elected_cta<" << name(s) << ", " << name(s) << "Out>(cta);\n";
     if (s.gemv.fold == Fold::Tagged) {
       out << "    }\n    if (cta.runs(call + " << call_index + 1 << ")) { // its slots\n";
@@ -56,6 +57,17 @@ void BodyText::calls(llvm::raw_ostream &out) {
     out << "    }\n";
     call_index += s.calls();
   }
+}
+
+/// KV rows that attention finishes go to the cache by CTAs that a later step needs, if there is one.
+std::string BodyText::appendRows(const Step &s) const {
+  if (s.op != Op::attn || s.attention.heads_step < 0) return "";
+  if (!std::get<ir::QkvAttrs>(layer_.phases[body_.steps[s.attention.heads_step].phase].attrs).append) return "";
+  auto later = std::find_if(body_.steps.begin() + s.id + 1, body_.steps.end(), [](const Step &t) { return t.gemv.rows > 0; });
+  std::string call = "attn::append_rows<" + name(s) + ">(cta, ";
+  if (later == body_.steps.end()) return call + "cta.cta, cta.cta + 1, cta.ctas);";
+  std::string g = name(*later), units = "gemv::units<" + g + ">(cta)";
+  return call + units + ".begin, " + units + ".end, " + g + "::slots * " + g + "::tiles);";
 }
 
 void BodyText::delay(llvm::raw_ostream &out, int call_index) const {

@@ -42,6 +42,7 @@ private:
   /// The wait before a unit whose slice is `slice` (an expression over the argument).
   void await(llvm::raw_ostream &out, const Step &s) const;
   const Event *counterSignal(const Step &s) const;
+  std::string appendRows(const Step &s) const;
   void delay(llvm::raw_ostream &out, int call_index) const;
   bool leaves(const Step &s) const { return body_.leaves_by_tile && plan_.instances.size() > 1 && &s == &body_.steps.back(); }
   void settle(llvm::raw_ostream &out, const Step &s) const;

@@ -203,15 +203,21 @@ template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u,
   }
 }
 
-/// This step's rows, finished here, to the cache: nobody reads them there before the next launch, so those do it that come last
-/// to attention's units. All threads.
-template <class H> PHASEC_DEVICE void append_rows(const Cta &cta) {
+/// This step's rows, finished here, to the cache: nobody reads them there before the next launch, so attention's CTAs need not
+/// do it. Whoever does must have read the sums before the layer is left; so it falls to owners of units [begin, end) of the `all`
+/// that a later step has, since the layer's end waits for those, and to the last of them first. All threads.
+template <class H> PHASEC_DEVICE void append_rows(const Cta &cta, int begin, int end, int all) {
   using Q = typename H::Heads;
-  int jobs = 2 * H::kv_heads * cta.tokens, first = (cta.ctas - 1 - cta.cta) * H::warps;
-  if (first >= jobs) return;
-  for (int head = 0; head < H::kv_heads; head++) H::await(cta, head);
+  int jobs = 2 * H::kv_heads * cta.tokens, groups = (jobs + H::warps - 1) / H::warps;
+  bool awaited = false;
 #pragma unroll 1
-  for (int job = first + cta.warp; job < jobs; job += cta.ctas * H::warps) {
+  for (int group = 0; group < groups; group++) {
+    int owner = all - 1 - share(all, group, groups);
+    if (owner < begin || owner >= end) continue;
+    for (int head = 0; head < H::kv_heads && !awaited; head++) H::await(cta, head);
+    awaited = true;
+    int job = group * H::warps + cta.warp;
+    if (job >= jobs) continue;
     int token = job / (2 * H::kv_heads), v = job / H::kv_heads % 2, head = job % H::kv_heads;
     int sequence = sequences::of_token<typename H::S>(cta, token);
     int position = sequences::context<typename H::S>(cta)[sequence] + token - sequences::first<typename H::S>(cta)[sequence];
@@ -422,8 +428,6 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     Unit u = index == cta.cta + cta.ctas ? shared_unit<H>(cta) : unit<H>(cta, i); // of the only one they still know
     if (u.chunks > 1) merge_chunks<H>(later(cta), u);
   }
-  if constexpr (present<typename H::Heads>)
-    if (H::Heads::append) append_rows<H>(later(cta));
 }
 
 } // namespace attn

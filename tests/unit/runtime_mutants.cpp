@@ -127,9 +127,9 @@ const Mutant kMutants[] = {
     // attention: heads finished from raw sums, states merged
     {"heads.cuh", "if (k) Head<H>::template weights<typename H::KNorm>(cta, gamma);", "", "tiny_qwen35_27b", ""},
     {"heads.cuh", "rows.offset(position)", "rows.offset(position ^ 1)", "tiny_llama31_8b", ""},
-    {"phases/attn.cuh", "if (H::Heads::append) append_rows", "if (false) append_rows", "tiny_llama31_8b", ""},
-    {"phases/attn.cuh", "first = (cta.ctas - 1 - cta.cta) * H::warps;", "first = (cta.ctas - cta.cta) * H::warps;", "tiny_llama31_8b", ""},
-    {"phases/attn.cuh", "for (int head = 0; head < H::kv_heads; head++) H::await(cta, head);", "", "tiny_llama31_8b", "handoff=events", 40},
+    {"phases/attn.cuh", "if (job >= jobs) continue;", "if (job >= jobs - 1) continue;", "tiny_llama31_8b", ""},
+    {"phases/attn.cuh", "int owner = all - 1 - share(all, group, groups);", "int owner = all - share(all, group, groups);", "tiny_llama31_8b", ""},
+    {"phases/attn.cuh", "for (int head = 0; head < H::kv_heads && !awaited; head++) H::await(cta, head);", "", "tiny_llama31_8b", "handoff=events", 40},
     {"phases/attn.cuh", "if (cta.warp + half < H::warps) core.append(cta, mine);", "if (cta.warp + half < H::warps - 1) core.append(cta, mine);", "tiny_attn_only", ""},
     {"phases/attn.cuh", "end = share(groups, u.chunk + 1, u.chunks);", "end = share(groups, u.chunk + 1, u.chunks) - 1;", "chunks", "", 7},
     {"phases/attn.cuh", "u.state += u.tile * u.chunks;", "", "chunks", "math=fast", 7},

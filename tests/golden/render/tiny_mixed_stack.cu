@@ -202,6 +202,7 @@ struct Program {
     // tags: %q qkv -> %a attn
     if (cta.runs(call + 1)) { // %a = attn %q, %kv
       attn::run<Attn1_attention>(cta, ring);
+      attn::append_rows<Attn1_attention>(cta, gemv::units<Wo2_attention>(cta).begin, gemv::units<Wo2_attention>(cta).end, Wo2_attention::slots * Wo2_attention::tiles);
     }
     // tags: %a attn -> %h gather
     if (cta.runs(call + 2)) { // %p = wo %a, %w_o

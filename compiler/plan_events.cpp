@@ -236,7 +236,8 @@ void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer) {
     for (const Access &read : reader.reads)
       for (const Step &writer : body.steps)
         for (const Access &write : writer.writes)
-          if (writer.id < reader.id && write.region == read.region) handed[read.region] = Carrier(plan, body).values(read.region);
+          if (writer.id < reader.id && write.region == read.region && !handed.count(read.region))
+            handed[read.region] = Carrier(plan, body).values(read.region);
   if (std::any_of(handed.begin(), handed.end(), [](const auto &r) { return r.second == 0; })) return;
   for (auto [region, values] : handed) body.regions[size_t(region)].tagged = values;
   for (Event &e : body.events) e.carried = true;

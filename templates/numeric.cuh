@@ -1,5 +1,6 @@
-// numeric.cuh: storage types and their conversions, in integer code so that every device, the sim and the host agree to the
-// bit. bf16: RN-even. e4m3: RN-even, saturating at 448. e2m1: RN-even, saturating at 6 (OCP MX 1.0, section 5.3).
+// numeric.cuh: storage types and their conversions, on which every device, the sim and the host agree to the bit: integer code,
+// save to e4m3 where the hardware's instruction gives the same. bf16: RN-even. e4m3: RN-even, saturating at 448. e2m1: RN-even,
+// saturating at 6 (OCP MX 1.0, section 5.3).
 #pragma once
 #include "base.cuh"
 #include "ptx.cuh"

@@ -2,6 +2,8 @@
 #include "compiler/plan_internal.h"
 #include "tests/unit/layer_support.h"
 
+#include <random>
+
 using namespace layertest;
 
 namespace {
@@ -152,6 +154,37 @@ TEST_CASE("every example, split, target and token maximum: shared memory and wor
   }
   MESSAGE(plans << " plans, " << refused << " refused for shared memory");
   CHECK(refused * 20 < plans);
+}
+
+TEST_CASE("attention: the workspace has room for the chunks of every step, and not for many more") {
+  std::mt19937 random(7);
+  auto upTo = [&](int n) { return int(random() % uint32_t(n + 1)); };
+  for (const char *name : {"qwen35_27b", "llama31_8b", "tiny_qwen35_27b", "tiny_attn_only"})
+    for (const char *settings : {"", "kv_splits=1", "kv_splits=3", "kv_splits=128", "tokens_max=1"}) {
+      Layers layers = readExample(name);
+      Plan p = planOf(layers, settings);
+      const Body &b = p.bodies[0];
+      const Step &attn = *std::find_if(b.steps.begin(), b.steps.end(), [](const Step &s) { return s.op == ir::Op::attn; });
+      const ir::Layer &layer = layers.module().layers[size_t(b.layer)];
+      const Attention &a = attn.attention;
+      int64_t group = layer.dim("heads") / layer.dim("kv_heads"), room = b.regions[size_t(a.partials_region)].shape[1], most = 0;
+      INFO(name, " ", std::string(settings));
+      for (int trial = 0; trial < 2000; trial++) {
+        std::vector<std::pair<int64_t, int64_t>> sequences; // rows, tiles
+        int64_t all = 0, tiles = 0, chunks = 0;
+        for (int left = p.tokens_max; left > 0;) {
+          int tokens = 1 + upTo(left - 1), context = upTo(trial % 2 ? 3000 : 200000);
+          left -= tokens;
+          sequences.emplace_back(context + (a.fresh_rows ? 0 : tokens), (tokens * group + kPairTile - 1) / kPairTile);
+          all += sequences.back().first * sequences.back().second, tiles += sequences.back().second;
+        }
+        int64_t full = std::max<int64_t>(a.kv_splits - tiles + 1, 1), rows = std::max<int64_t>(a.chunk_rows, (all + full - 1) / full);
+        for (auto [n, times] : sequences) chunks += times * std::clamp<int64_t>((n + rows - 1) / rows, 1, a.kv_splits);
+        most = std::max(most, chunks);
+        REQUIRE(chunks <= room);
+      }
+      CHECK(2 * most >= room - 2 * p.tokens_max * a.pair_tiles);
+    }
 }
 
 TEST_CASE("one more byte of operand than a target has is a typed error that names the way out") {

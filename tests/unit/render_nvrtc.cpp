@@ -33,8 +33,8 @@ struct Job {
   std::string layer, settings, target, math;
 };
 
-/// What spills or has a stack at the first split, in bytes of stores, loads and stack, as measured on these targets: it can only
-/// shrink. What is not here does neither on them. A layer's other splits and targets are held to zero where it is not here at all.
+/// What spills or has a stack at the first split, in bytes of stores, loads and stack, as measured on these targets: it is meant
+/// to shrink. What is not here does neither on them. A layer's other splits and targets are held to zero where it is not here at all.
 struct Spill {
   const char *layer, *math, *target;
   int stores, loads, stack;

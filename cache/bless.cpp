@@ -105,9 +105,8 @@ Status writeBlessed(const std::string &path, const std::vector<Compiled> &entrie
   for (size_t i = 0; i < entries.size(); ++i) {
     const Artefact &artefact = entries[i].artefact;
     auto fingerprint = fingerprintBytes(artefact.key.fingerprint);
-    std::string sections = encodeSections(artefact.sections);
     Checksum sum = checksumOf({artefact.key.wo_split, fingerprint, artefact.toolchain, artefact.layer, artefact.target,
-                               artefact.config, artefact.resources, sections, artefact.payload});
+                               artefact.config, artefact.resources, artefact.sections.text(), artefact.payload});
     Checksum texts = listingChecksum(sum, entries[i].listing.source, entries[i].listing.ptx);
     tickets.push_back({artefact.key, artefact.toolchain, hexOf(sum), hexOf(texts), i});
   }

@@ -177,6 +177,18 @@ Result<int64_t> Database::queryInteger(const char *sql) {
   return row ? statement.integer(0) : 0;
 }
 
+Status Database::readBlob(const char *table, const char *column, int64_t id, Bytes &bytes) {
+  sqlite3_blob *blob = nullptr;
+  int code = sqlite3_blob_open(database_, "main", table, column, id, 0, &blob);
+  if (code == SQLITE_OK) {
+    bytes.resize(size_t(sqlite3_blob_bytes(blob)));
+    code = sqlite3_blob_read(blob, bytes.data(), int(bytes.size()), 0);
+  }
+  Status status = code == SQLITE_OK ? Status() : databaseStatus(code, "read", *path_, sqlite3_errmsg(database_));
+  sqlite3_blob_close(blob);
+  return status;
+}
+
 int64_t Database::changes() const { return sqlite3_changes(database_); }
 int64_t Database::lastRowId() const { return sqlite3_last_insert_rowid(database_); }
 

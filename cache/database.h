@@ -2,7 +2,7 @@
 // The only header of this folder that knows SQLite's types; they stay forward declarations here.
 #pragma once
 
-#include "phasec/status.h"
+#include "phasec/cache.h"
 
 #include <cstdint>
 #include <span>
@@ -66,6 +66,8 @@ public:
   Status execute(const char *sql);
   Result<Statement> prepare(const char *sql);
   Result<int64_t> queryInteger(const char *sql);
+  /// A blob of the row `id`, read into `bytes` without a copy in between. In whatever transaction is open.
+  Status readBlob(const char *table, const char *column, int64_t id, Bytes &bytes);
   int64_t changes() const;
   int64_t lastRowId() const;
   const std::string &path() const { return *path_; }

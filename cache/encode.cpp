@@ -67,6 +67,7 @@ void escapeInto(std::string &out, std::string_view text) {
 }
 
 std::string unescape(std::string_view text) {
+  if (text.find('\\') == text.npos) return std::string(text); // nearly always
   std::string out;
   out.reserve(text.size());
   for (size_t i = 0; i < text.size(); ++i) {
@@ -118,25 +119,29 @@ Fingerprint fingerprintFrom(std::span<const uint8_t> bytes) {
   return fingerprint;
 }
 
-std::string encodeSections(std::vector<Section> sections) {
+// One line per section: name, digest, text, separated by tabs; tab, newline and backslash are escaped.
+
+Sections::Sections(std::vector<Section> sections) {
   std::sort(sections.begin(), sections.end(), [](const Section &a, const Section &b) { return a.name < b.name; });
-  std::string out;
   for (const Section &section : sections) {
-    escapeInto(out, section.name);
-    out += '\t';
-    escapeInto(out, section.digest);
-    out += '\t';
-    escapeInto(out, section.text);
-    out += '\n';
+    escapeInto(text_, section.name);
+    text_ += '\t';
+    escapeInto(text_, section.digest);
+    text_ += '\t';
+    escapeInto(text_, section.text);
+    text_ += '\n';
   }
-  return out;
 }
 
-std::vector<Section> decodeSections(std::string_view text) {
+Sections Sections::stored(std::string_view text) {
+  Sections sections;
+  sections.text_ = text;
+  return sections;
+}
+
+std::vector<Section> Sections::list() const {
   std::vector<Section> sections;
-  sections.reserve(text.size() / 40); // a digest alone is 32
-  const bool plain = text.find('\\') == text.npos; // nearly always, and this is done on every hit
-  auto field = [&](std::string_view escaped) { return plain ? std::string(escaped) : unescape(escaped); };
+  std::string_view text = text_;
   while (!text.empty()) {
     size_t end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);
@@ -144,9 +149,9 @@ std::vector<Section> decodeSections(std::string_view text) {
     size_t first = std::min(line.find('\t'), line.size());
     size_t second = std::min(line.find('\t', first + 1), line.size());
     Section section;
-    section.name = field(line.substr(0, first));
-    if (first < line.size()) section.digest = field(line.substr(first + 1, second - first - 1));
-    if (second < line.size()) section.text = field(line.substr(second + 1));
+    section.name = unescape(line.substr(0, first));
+    if (first < line.size()) section.digest = unescape(line.substr(first + 1, second - first - 1));
+    if (second < line.size()) section.text = unescape(line.substr(second + 1));
     sections.push_back(std::move(section));
   }
   return sections;

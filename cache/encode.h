@@ -27,10 +27,6 @@ Checksum listingChecksum(const Checksum &artefact, std::string_view source, std:
 std::array<uint8_t, 16> fingerprintBytes(const Fingerprint &fingerprint);
 Fingerprint fingerprintFrom(std::span<const uint8_t> bytes);
 
-/// One line per section, sorted by name: name, digest, text, separated by tabs; tab, newline and backslash are escaped.
-std::string encodeSections(std::vector<Section> sections);
-std::vector<Section> decodeSections(std::string_view text);
-
 std::string hexOf(std::span<const uint8_t> bytes);
 
 /// A number that spreads keys: which lock byte a key uses.

@@ -334,12 +334,12 @@ Miss Cache::Impl::explain(const Query &query) {
   Described wanted{query.key.wo_split, {}, query.sections};
   sortSections(wanted.sections);
   int64_t best = INT64_MAX, best_created = 0;
-  auto consider = [&](const EntryInfo &info, std::vector<Section> sections, CacheLayer layer, const std::string &path) {
+  auto consider = [&](const EntryInfo &info, const Sections &sections, CacheLayer layer, const std::string &path) {
     ToolchainPolicy policy = layer == CacheLayer::Blessed ? options.blessed_policy : options.user_policy;
     wanted.toolchain = policy == ToolchainPolicy::Any ? std::string() : toolchainOf(query);
     // A row that should have been a hit is damaged; it explains nothing.
     if (info.key == query.key && admits(policy, wanted.toolchain, info.toolchain)) return;
-    std::vector<Reason> reasons = differences({info.key.wo_split, info.toolchain, std::move(sections)}, wanted);
+    std::vector<Reason> reasons = differences({info.key.wo_split, info.toolchain, sections.list()}, wanted);
     int64_t distance = distanceOf(reasons);
     if (distance > best || (distance == best && info.created_s < best_created)) return;
     best = distance;
@@ -349,7 +349,7 @@ Miss Cache::Impl::explain(const Query &query) {
   };
   auto scan = [&](Store &store, CacheLayer layer) {
     return store.forEach([&](const EntryInfo &info, std::string_view sections) {
-      consider(info, decodeSections(sections), layer, store.path());
+      consider(info, Sections::stored(sections), layer, store.path());
     });
   };
   {
@@ -379,10 +379,8 @@ Miss Cache::Impl::explain(const Query &query) {
       info.toolchain = hit.artefact->toolchain;
       info.layer = hit.artefact->layer;
       info.target = hit.artefact->target;
-      std::vector<Section> sections = hit.artefact->sections;
-      sortSections(sections);
       // Rows of a file were seen above; what lives in memory only is compared here.
-      if (hit.path.empty()) consider(info, std::move(sections), CacheLayer::Memory, hit.path);
+      if (hit.path.empty()) consider(info, hit.artefact->sections, CacheLayer::Memory, hit.path);
     }
   return miss;
 }

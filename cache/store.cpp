@@ -13,12 +13,13 @@ constexpr int kQuarantineRowsMax = 32;
 
 constexpr const char *kCandidates = "SELECT id, toolchain FROM artefact WHERE wo_split=?1 AND fingerprint=?2";
 constexpr const char *kRow = "SELECT wo_split, fingerprint, toolchain, layer, target, config, resources, sections, "
-                             "payload, checksum FROM artefact WHERE id=?1";
+                             "checksum FROM artefact WHERE id=?1";
 
 std::span<const uint8_t> bytesOf(std::string_view text) {
   return {reinterpret_cast<const uint8_t *>(text.data()), text.size()};
 }
 
+/// All but the payload.
 RowView viewOf(const Statement &row) {
   RowView view;
   view.wo_split = row.integer(0);
@@ -29,16 +30,15 @@ RowView viewOf(const Statement &row) {
   view.config = row.text(5);
   view.resources = row.text(6);
   view.sections = row.text(7);
-  view.payload = row.blob(8);
   return view;
 }
 
-RowView viewOf(const Artefact &artefact, std::span<const uint8_t> fingerprint, std::string_view sections) {
-  return {artefact.key.wo_split, fingerprint,        artefact.toolchain, artefact.layer,  artefact.target,
-          artefact.config,       artefact.resources, sections,           artefact.payload};
+RowView viewOf(const Artefact &artefact, std::span<const uint8_t> fingerprint) {
+  return {artefact.key.wo_split, fingerprint,        artefact.toolchain,       artefact.layer,  artefact.target,
+          artefact.config,       artefact.resources, artefact.sections.text(), artefact.payload};
 }
 
-std::shared_ptr<const Artefact> artefactOf(const RowView &view) {
+std::shared_ptr<const Artefact> artefactOf(const RowView &view, Bytes payload) {
   auto artefact = std::make_shared<Artefact>();
   artefact->key = {view.wo_split, fingerprintFrom(view.fingerprint)};
   artefact->toolchain = view.toolchain;
@@ -46,8 +46,8 @@ std::shared_ptr<const Artefact> artefactOf(const RowView &view) {
   artefact->target = view.target;
   artefact->config = view.config;
   artefact->resources = view.resources;
-  artefact->sections = decodeSections(view.sections);
-  artefact->payload.assign(view.payload.begin(), view.payload.end());
+  artefact->sections = Sections::stored(view.sections);
+  artefact->payload = std::move(payload);
   return artefact;
 }
 
@@ -137,9 +137,12 @@ Result<std::shared_ptr<const Artefact>> Store::readRow(int64_t id) {
   std::shared_ptr<const Artefact> artefact;
   if (row) {
     RowView view = viewOf(row_);
+    Bytes payload;
+    PHASEC_TRY(database_.readBlob("artefact", "payload", id, payload));
+    view.payload = payload;
     Checksum sum = checksumOf(view);
-    std::span<const uint8_t> stored = row_.blob(9);
-    if (std::equal(stored.begin(), stored.end(), sum.begin(), sum.end())) artefact = artefactOf(view);
+    std::span<const uint8_t> stored = row_.blob(8);
+    if (std::equal(stored.begin(), stored.end(), sum.begin(), sum.end())) artefact = artefactOf(view, std::move(payload));
   }
   row_.reset();
   return artefact;
@@ -223,6 +226,7 @@ Status Store::verifyRows(const std::function<void(const std::string &, const std
     PHASEC_ASSIGN(bool row, rows.step());
     if (!row) break;
     RowView view = viewOf(rows);
+    view.payload = rows.blob(8);
     Checksum sum = checksumOf(view), texts = listingChecksum(sum, rows.text(10), rows.text(11));
     std::span<const uint8_t> sum_stored = rows.blob(9), texts_stored = rows.blob(12);
     std::string id =
@@ -269,15 +273,14 @@ Status Store::quarantine(int64_t id) {
 Result<bool> Store::insertRow(const Compiled &compiled) {
   const Artefact &artefact = compiled.artefact;
   auto fingerprint = fingerprintBytes(artefact.key.fingerprint);
-  std::string sections = encodeSections(artefact.sections);
-  Checksum sum = checksumOf(viewOf(artefact, fingerprint, sections));
+  Checksum sum = checksumOf(viewOf(artefact, fingerprint));
   PHASEC_ASSIGN(
       Statement row,
       database_.prepare("INSERT OR IGNORE INTO artefact(wo_split, fingerprint, toolchain, checksum, layer, "
                         "target, config, resources, sections, payload) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)"));
   row.bind(1, artefact.key.wo_split).bindBlob(2, fingerprint).bind(3, artefact.toolchain).bindBlob(4, sum);
   row.bind(5, artefact.layer).bind(6, artefact.target).bind(7, artefact.config).bind(8, artefact.resources);
-  row.bind(9, sections).bindBlob(10, artefact.payload);
+  row.bind(9, artefact.sections.text()).bindBlob(10, artefact.payload);
   PHASEC_TRY(row.run());
   if (database_.changes() == 0) return false;
   int64_t id = database_.lastRowId();

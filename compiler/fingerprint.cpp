@@ -1,11 +1,17 @@
 // fingerprint.cpp: a preprocessing tokenizer that writes canonical bytes, and XXH3-128 over them.
 #include "compiler/fingerprint.h"
 
+// By the vector width of the processor, as cache/encode.cpp does.
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>
+#endif
+
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <map>
-#include <xxhash.h>
 
 namespace phasec {
 namespace {
@@ -89,8 +95,14 @@ private:
 
   /// To the newline that ends this logical line.
   void skipToLineEnd() {
-    while (at_ < text_.size() && text_[at_] != '\n') {
-      at_ += text_[at_] == '\\' ? std::max<size_t>(1, splice(at_)) : 1;
+    while (true) {
+      size_t end = std::min(text_.find('\n', at_), text_.size());
+      size_t slash = text_.substr(at_, end - at_).find('\\'); // rare: a splice is one
+      if (slash == std::string_view::npos) {
+        at_ = end;
+        return;
+      }
+      at_ += slash + std::max<size_t>(1, splice(at_ + slash));
     }
   }
 

@@ -17,37 +17,6 @@ namespace phasec {
 
 using llvm::StringRef;
 
-Templates Templates::embedded() {
-  Templates t;
-  for (const EmbeddedFile &f : embeddedTemplates()) t.files_.push_back({f.name, f.text});
-  return t;
-}
-
-Result<Templates> Templates::overlaid(const std::string &dir) {
-  if (!llvm::sys::fs::is_directory(dir)) return Status::io("--templates " + dir + ": not a directory");
-  Templates t = embedded();
-  std::error_code error;
-  for (llvm::sys::fs::recursive_directory_iterator i(dir, error), end; i != end && !error; i.increment(error)) {
-    StringRef path = i->path(), extension = llvm::sys::path::extension(path);
-    if (extension != ".cuh" && extension != ".cu") continue;
-    std::string name = path.substr(StringRef(dir).rtrim('/').size() + 1).str();
-    auto file = std::find_if(t.files_.begin(), t.files_.end(), [&](const File &f) { return f.name == name; });
-    if (file == t.files_.end())
-      return Status::io(path.str() + ": no template is called " + name + "; an overlay replaces files of the same name");
-    auto buffer = llvm::MemoryBuffer::getFile(path);
-    if (!buffer) return Status::io(path.str() + ": " + buffer.getError().message());
-    file->text = *t.overlays_.emplace_back(std::make_shared<const std::string>((*buffer)->getBuffer().str()));
-  }
-  if (error) return Status::io(dir + ": " + error.message());
-  return t;
-}
-
-const std::string_view *Templates::find(std::string_view name) const {
-  for (const File &f : files_)
-    if (f.name == name) return &f.text;
-  return nullptr;
-}
-
 namespace {
 
 /// By memchr: StringRef::count looks at one character at a time.
@@ -63,17 +32,73 @@ std::string normalised(StringRef name) {
   return path.str().str();
 }
 
+} // namespace
+
+Template::Template(std::string file, std::string_view embedded, std::string bytes)
+    : name(std::move(file)), owned(std::move(bytes)), text(owned.empty() ? embedded : std::string_view(owned)) {
+  const StringRef all(text);
+  size_t begin = 0;
+  for (size_t at = all.find('#'); at != StringRef::npos; at = all.find('#', at + 1)) {
+    const size_t line_begin = all.rfind('\n', at) + 1, line_end = std::min(all.find('\n', at), all.size());
+    const StringRef directive = all.slice(at, line_end).rtrim();
+    const bool including = directive.startswith("#include");
+    if (!(including || directive.startswith("#pragma once")) || !all.slice(line_begin, at).trim().empty()) continue;
+    if (including) includes.push_back({directive.drop_front(8).trim().str(), 1 + newlines(all.take_front(at))});
+    begin = std::min(line_end + 1, all.size());
+  }
+  if (size_t first = all.find_first_not_of(" \t\r\n", begin); first != StringRef::npos) begin = std::max(begin, all.rfind('\n', first) + 1);
+  body = all.drop_front(begin).rtrim();
+  body_line = 1 + newlines(all.take_front(begin));
+  body_newlines = newlines(body);
+}
+
+Templates Templates::embedded() {
+  static const Templates all = [] {
+    Templates t;
+    for (const EmbeddedFile &f : embeddedTemplates()) t.files_.push_back(std::make_shared<const Template>(std::string(f.name), f.text));
+    return t;
+  }();
+  return all;
+}
+
+Result<Templates> Templates::overlaid(const std::string &dir) {
+  if (!llvm::sys::fs::is_directory(dir)) return Status::io("--templates " + dir + ": not a directory");
+  Templates t = embedded();
+  std::error_code error;
+  for (llvm::sys::fs::recursive_directory_iterator i(dir, error), end; i != end && !error; i.increment(error)) {
+    StringRef path = i->path(), extension = llvm::sys::path::extension(path);
+    if (extension != ".cuh" && extension != ".cu") continue;
+    std::string name = path.substr(StringRef(dir).rtrim('/').size() + 1).str();
+    auto file = std::find_if(t.files_.begin(), t.files_.end(), [&](const auto &f) { return f->name == name; });
+    if (file == t.files_.end())
+      return Status::io(path.str() + ": no template is called " + name + "; an overlay replaces files of the same name");
+    auto buffer = llvm::MemoryBuffer::getFile(path);
+    if (!buffer) return Status::io(path.str() + ": " + buffer.getError().message());
+    *file = std::make_shared<const Template>(name, "", (*buffer)->getBuffer().str());
+  }
+  if (error) return Status::io(dir + ": " + error.message());
+  return t;
+}
+
+const Template *Templates::find(std::string_view name) const {
+  for (const auto &f : files_)
+    if (f->name == name) return f.get();
+  return nullptr;
+}
+
+namespace {
+
 /// Builds the one source: skeleton text, flattened templates, generated regions.
 class Renderer {
 public:
   Renderer(const Templates &templates, ProgramText program) : templates_(templates), program_(std::move(program)) {}
 
   Result<Rendered> run() {
-    const std::string_view *skeleton = templates_.find("layer.cu");
+    const Template *skeleton = templates_.find("layer.cu");
     if (!skeleton) return Status::toolchain("templates: layer.cu is missing");
-    rendered_.source.reserve(size_t(96) << 10);
+    rendered_.source.reserve(size_t(256) << 10);
     llvm::SmallVector<StringRef, 0> lines;
-    StringRef(*skeleton).split(lines, '\n');
+    StringRef(skeleton->text).split(lines, '\n');
     for (size_t i = 0; i < lines.size(); i++) {
       if (!lines[i].startswith("//@ ")) {
         append(lines[i]);
@@ -121,26 +146,14 @@ private:
   /// Emits a template once, after what it includes.
   Status flatten(const std::string &name, const std::string &from, size_t from_line) {
     if (!done_.insert(name).second) return {};
-    const std::string_view *text = templates_.find(name);
-    if (!text) return Status::toolchain(from + ":" + std::to_string(from_line) + ": no template is called \"" + name + "\"");
-    // Includes are followed one by one; what comes behind the last one is taken in one piece.
-    const StringRef all(*text), dir = llvm::sys::path::parent_path(name);
-    size_t body = 0;
-    for (size_t at = all.find('#'); at != StringRef::npos; at = all.find('#', at + 1)) {
-      const size_t line_begin = all.rfind('\n', at) + 1, line_end = std::min(all.find('\n', at), all.size());
-      const StringRef directive = all.slice(at, line_end).rtrim();
-      const bool includes = directive.startswith("#include");
-      if (!(includes || directive.startswith("#pragma once")) || !all.slice(line_begin, at).trim().empty()) continue;
-      if (includes) PHASEC_TRY(include(directive.drop_front(8).trim(), dir, name, 1 + newlines(all.take_front(at))));
-      body = std::min(line_end + 1, all.size());
-    }
-    if (size_t first = all.find_first_not_of(" \t\r\n", body); first != StringRef::npos) body = std::max(body, all.rfind('\n', first) + 1);
+    const Template *t = templates_.find(name);
+    if (!t) return Status::toolchain(from + ":" + std::to_string(from_line) + ": no template is called \"" + name + "\"");
+    for (const Template::Include &i : t->includes) PHASEC_TRY(include(i.operand, llvm::sys::path::parent_path(name), name, i.line));
     rendered_.templates_used.push_back(name);
     append("");
-    append("#line " + std::to_string(1 + newlines(all.take_front(body))) + " \"" + name + "\"");
-    const StringRef block = all.drop_front(body).rtrim();
-    append(block);
-    line_ += newlines(block);
+    append("#line " + std::to_string(t->body_line) + " \"" + name + "\"");
+    append(t->body);
+    line_ += t->body_newlines;
     return {};
   }
 

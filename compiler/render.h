@@ -10,7 +10,25 @@
 
 namespace phasec {
 
-/// A set of template files by name relative to templates/ ("phases/gather.cuh"). Value type.
+/// One template file, read once: what it includes, and the piece of it that goes into a source.
+struct Template {
+  struct Include {
+    std::string operand; ///< as it stands behind #include
+    size_t line;
+  };
+  Template(std::string file, std::string_view embedded, std::string bytes = {});
+  Template(const Template &) = delete; // views of its own bytes
+
+  std::string name; ///< relative to templates/, "phases/gather.cuh"
+  std::string owned; ///< the bytes of an overlay's file; empty where they are embedded
+  std::string_view text;
+  std::vector<Include> includes;
+  std::string_view body; ///< from the line of the first text behind the last include; no blanks at the end
+  size_t body_line;
+  size_t body_newlines;
+};
+
+/// A set of template files by name relative to templates/. Value type; its files are shared by copies and never change.
 class Templates {
 public:
   /// The templates that were embedded at build.
@@ -19,15 +37,11 @@ public:
   /// ErrorKind::Io when `dir` is not a directory, or has a .cuh file that no template is called.
   static Result<Templates> overlaid(const std::string &dir);
 
-  /// The text of a template, or nullptr; lives as long as a copy of this set.
-  const std::string_view *find(std::string_view name) const;
+  /// A template, or nullptr; lives as long as a copy of this set.
+  const Template *find(std::string_view name) const;
 
 private:
-  struct File {
-    std::string_view name, text;
-  };
-  std::vector<File> files_;
-  std::vector<std::shared_ptr<const std::string>> overlays_; ///< what files_ points to, besides what is embedded
+  std::vector<std::shared_ptr<const Template>> files_;
 };
 
 struct Rendered {

@@ -24,7 +24,7 @@ struct Section {
 };
 
 struct Elf {
-  const std::vector<uint8_t> &image;
+  std::span<const uint8_t> image;
   std::vector<Section> sections;
 
   /// Little-endian integer; the caller has checked the range.
@@ -161,12 +161,12 @@ std::string quoted(std::string_view text) {
 
 } // namespace
 
-Status validateCubin(const std::vector<uint8_t> &cubin) {
+Status validateCubin(std::span<const uint8_t> cubin) {
   Elf elf{cubin, {}};
   return readSections(elf);
 }
 
-Result<std::vector<KernelResources>> readResources(const std::vector<uint8_t> &cubin, std::string_view log) {
+Result<std::vector<KernelResources>> readResources(std::span<const uint8_t> cubin, std::string_view log) {
   constexpr std::string_view kText = ".text.", kShared = ".nv.shared.";
   Elf elf{cubin, {}};
   PHASEC_TRY(readSections(elf));

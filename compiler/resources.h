@@ -5,6 +5,7 @@
 #include "phasec/status.h"
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,11 +30,11 @@ struct KernelResources {
 
 /// OK when every header, section and name of the ELF file lies inside `cubin`. The driver is given no length when it
 /// loads an image, so a cut-off file must be refused before it gets there. ErrorKind::Toolchain.
-Status validateCubin(const std::vector<uint8_t> &cubin);
+Status validateCubin(std::span<const uint8_t> cubin);
 
 /// Kernels of `cubin` in the order of their names. `log` is the compiler's log with `--ptxas-options=-v`; with an empty
 /// log spills read 0. Pure. ErrorKind::Toolchain when the cubin is not a sound CUDA ELF file.
-Result<std::vector<KernelResources>> readResources(const std::vector<uint8_t> &cubin, std::string_view log);
+Result<std::vector<KernelResources>> readResources(std::span<const uint8_t> cubin, std::string_view log);
 
 /// `phasec.resources/1`: {"schema", "target", "kernels": [{"kernel", "registers", ...}]}.
 std::string resourcesJson(std::string_view target, const std::vector<KernelResources> &kernels);

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -69,7 +70,7 @@ public:
   }
 
   /// Loads an artefact: a cubin for cuda, a shared object for sim. `entry` is the kernel's unmangled name.
-  virtual Result<std::unique_ptr<LoadedKernel>> load(const std::vector<uint8_t> &image, const std::string &entry) = 0;
+  virtual Result<std::unique_ptr<LoadedKernel>> load(std::span<const uint8_t> image, const std::string &entry) = 0;
 
   /// Launches with one by-value parameter block. cuda: asynchronous on `stream`, no allocation, no synchronisation, legal
   /// under stream capture. sim: runs to completion. ErrorKind::Refused when a cooperative launch cannot be resident.

@@ -167,7 +167,7 @@ Result<Compiled> compileSim(RuntimeState &state, const Layers &layers, const Pre
   Compiled c;
   c.artefact = describe(layers, p);
   c.artefact.toolchain = toolchain;
-  c.artefact.payload = std::move(object.image);
+  c.artefact.payload.assign(object.image.begin(), object.image.end());
   c.listing.source = p.rendered.source;
   c.evidence.log = object.log;
   return c;
@@ -193,7 +193,7 @@ Result<Compiled> compileCuda(RuntimeState &state, const Layers &layers, const Pr
   c.artefact = describe(layers, p);
   c.artefact.toolchain = kernel.toolchain;
   c.artefact.resources = resourcesJson(p.target, kernel.resources);
-  c.artefact.payload = std::move(kernel.cubin);
+  c.artefact.payload.assign(kernel.cubin.begin(), kernel.cubin.end());
   c.listing.source = p.rendered.source;
   c.listing.ptx = std::move(kernel.ptx);
   c.evidence.log = std::move(kernel.log);

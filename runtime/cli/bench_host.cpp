@@ -105,7 +105,7 @@ private:
     c.artefact.key.fingerprint.low ^= (i + 1) * 0x9e3779b97f4a7c15ull;
     return c;
   }
-  static Query query(const Compiled &c) { return {c.artefact.key, c.artefact.toolchain, c.artefact.sections}; }
+  static Query query(const Compiled &c) { return {c.artefact.key, c.artefact.toolchain, c.artefact.sections.list()}; }
 
   Status files() {
     std::string raw = *scratch_ / "raw";

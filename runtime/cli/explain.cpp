@@ -83,12 +83,12 @@ Result<int> explainKey(const Session &session) {
       json.attribute("outcome", "hit");
       json.attribute("path", clean(entry.path));
       writeEntry(json, entry.info);
-      if (dump_key) writeSections(json, compiled.artefact.sections);
+      if (dump_key) writeSections(json, compiled.artefact.sections.list());
     });
   else {
     llvm::outs() << entry.info.key.text() << ": hit (" << entry.path << ")\n";
     printEntry(llvm::outs(), entry);
-    if (dump_key) printSections(llvm::outs(), compiled.artefact.sections);
+    if (dump_key) printSections(llvm::outs(), compiled.artefact.sections.list());
   }
   return 0;
 }

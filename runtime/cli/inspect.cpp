@@ -88,7 +88,7 @@ void printText(const Inspected &i) {
         out << "\n";
       }
   out << "key sections:\n";
-  printSections(out, i.artefact.sections);
+  printSections(out, i.artefact.sections.list());
   if (!i.plan_text.empty()) out << i.plan_text;
   out << "(--source and --ptx print the texts; --json has all of this)\n";
 }
@@ -104,7 +104,7 @@ void writeJson(const Inspected &i) {
       llvm::consumeError(resources.takeError());
       json.attribute("resources", nullptr);
     }
-    writeSections(json, i.artefact.sections);
+    writeSections(json, i.artefact.sections.list());
     json.attributeObject("evidence", [&] {
       json.attribute("host", i.evidence.host);
       json.attribute("compile_us", i.evidence.compile_us);

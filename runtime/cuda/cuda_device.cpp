@@ -192,7 +192,7 @@ Result<int64_t> CudaDevice::freeBytes() const {
 // ---- kernels
 // ----------------------------------------------------------------------------------------------------------
 
-Result<std::unique_ptr<LoadedKernel>> CudaDevice::load(const std::vector<uint8_t> &image, const std::string &entry) {
+Result<std::unique_ptr<LoadedKernel>> CudaDevice::load(std::span<const uint8_t> image, const std::string &entry) {
   PHASEC_TRY(validateCubin(image));
   ContextScope scope(api_, context_);
   PHASEC_TRY(scope.status());
@@ -201,7 +201,7 @@ Result<std::unique_ptr<LoadedKernel>> CudaDevice::load(const std::vector<uint8_t
   return std::unique_ptr<LoadedKernel>(std::move(kernel));
 }
 
-Status CudaKernel::resolve(const std::vector<uint8_t> &image) {
+Status CudaKernel::resolve(std::span<const uint8_t> image) {
   const DriverApi &api = device_.api();
   std::string what = "loading kernel " + entry_ + " on " + device_.info().name;
   PHASEC_DRIVER_TRY(api, what, cuLibraryLoadData, &library_, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);

@@ -23,7 +23,7 @@ public:
 private:
   friend class CudaDevice;
   CudaKernel(const CudaDevice &device, std::string entry) : device_(device), entry_(std::move(entry)) {}
-  Status resolve(const std::vector<uint8_t> &image);
+  Status resolve(std::span<const uint8_t> image);
   Status checkShape(const LaunchShape &shape) const;
 
   const CudaDevice &device_;
@@ -50,7 +50,7 @@ public:
   Status download(void *to, DevicePtr from, int64_t bytes) override;
   Status fill(DevicePtr to, uint8_t value, int64_t bytes) override;
   Status copy(DevicePtr to, DevicePtr from, int64_t bytes) override;
-  Result<std::unique_ptr<LoadedKernel>> load(const std::vector<uint8_t> &image, const std::string &entry) override;
+  Result<std::unique_ptr<LoadedKernel>> load(std::span<const uint8_t> image, const std::string &entry) override;
   Status launch(const LoadedKernel &kernel, const LaunchShape &shape, const void *args, size_t args_bytes,
                 StreamHandle stream) override;
   Status synchronize() override;

@@ -18,7 +18,7 @@ namespace {
 
 using namespace sim;
 
-Status writeAll(int fd, const std::vector<uint8_t> &bytes) {
+Status writeAll(int fd, std::span<const uint8_t> bytes) {
   for (size_t done = 0; done < bytes.size();) {
     ssize_t n = write(fd, bytes.data() + done, bytes.size() - done);
     if (n < 0 && errno == EINTR) continue;
@@ -39,7 +39,7 @@ std::string descriptorPath(int fd) {
   return path + "/fd/" + std::to_string(fd);
 }
 
-Result<void *> openImage(const std::vector<uint8_t> &image) {
+Result<void *> openImage(std::span<const uint8_t> image) {
   int fd = -1;
   std::string path;
 #ifdef MFD_CLOEXEC
@@ -126,7 +126,7 @@ public:
     return {};
   }
 
-  Result<std::unique_ptr<LoadedKernel>> load(const std::vector<uint8_t> &image, const std::string &entry) override {
+  Result<std::unique_ptr<LoadedKernel>> load(std::span<const uint8_t> image, const std::string &entry) override {
     PHASEC_ASSIGN(void *handle, openImage(image));
     auto kernel = std::make_unique<SimKernel>(handle, entry);
     PHASEC_TRY(kernel->resolve());

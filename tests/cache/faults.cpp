@@ -165,7 +165,7 @@ Complaint exercise(const Scene &scene, bool with_blessed, Random &random, Tally 
     lost += !hit;
     if (hit && !sameBytes(*hit->artefact, kernel.artefact)) return "WRONG BYTES from a look-up";
     ++(hit ? tally.hits : tally.misses);
-    Miss miss = cache->miss({makeKernel(4, 99).artefact.key, kToolchain, kernel.artefact.sections});
+    Miss miss = cache->miss({makeKernel(4, 99).artefact.key, kToolchain, kernel.artefact.sections.list()});
     if (miss.text().empty() || miss.json().empty()) return "no explanation";
     Result<Listing> listing = cache->listing(kernel.artefact.key, kToolchain);
     if (listing.ok() && (listing->source != kernel.listing.source || listing->ptx != kernel.listing.ptx))

@@ -85,7 +85,7 @@ Result<Runtime> openRuntime(const std::string &user_dir, int slots, std::string 
 std::string bytesOf(Runtime &runtime, int key) {
   Result<Kernel> kernel = runtime.prepare(layers(), scheduleOf(key));
   if (!kernel.ok()) return std::printf("%s\n", kernel.status().text().c_str()), std::string();
-  const std::vector<uint8_t> &payload = kernel->provenance().artefact->payload;
+  const Bytes &payload = kernel->provenance().artefact->payload;
   return {payload.begin(), payload.end()};
 }
 

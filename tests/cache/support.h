@@ -70,7 +70,7 @@ inline Compiled makeKernel(int64_t wo_split, uint64_t index, size_t bytes = 20'0
   artefact.target = index % 3 ? "sm_90a" : "sm_120a";
   artefact.config = "wo_split=" + std::to_string(wo_split) + " kv_splits=8 partition=wide";
   artefact.resources = "{\"registers\": " + std::to_string(100 + index % 100) + ", \"spill_store_bytes\": 0}";
-  artefact.sections = {{"ir", "0123456789abcdef" + std::to_string(index), artefact.layer},
+  artefact.sections = std::vector<Section>{{"ir", "0123456789abcdef" + std::to_string(index), artefact.layer},
                        {"knob:kv_splits", "1111", "8"},
                        {"knob:partition", "2222", "wide"},
                        {"knob:wo_split", "33" + std::to_string(wo_split), std::to_string(wo_split)},
@@ -96,7 +96,7 @@ inline Compiled makeKernel(int64_t wo_split, uint64_t index, size_t bytes = 20'0
 }
 
 inline Query queryOf(const Compiled &compiled) {
-  return {compiled.artefact.key, compiled.artefact.toolchain, compiled.artefact.sections};
+  return {compiled.artefact.key, compiled.artefact.toolchain, compiled.artefact.sections.list()};
 }
 
 inline bool sameBytes(const Artefact &a, const Artefact &b) {

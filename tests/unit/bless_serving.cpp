@@ -44,7 +44,7 @@ public:
   Status upload(DevicePtr, const void *, int64_t) override { return {}; }
   Status download(void *, DevicePtr, int64_t) override { return {}; }
   Status fill(DevicePtr, uint8_t, int64_t) override { return {}; }
-  Result<std::unique_ptr<LoadedKernel>> load(const std::vector<uint8_t> &, const std::string &) override {
+  Result<std::unique_ptr<LoadedKernel>> load(std::span<const uint8_t> , const std::string &) override {
     return std::unique_ptr<LoadedKernel>(new FakeKernel(state_));
   }
   Status launch(const LoadedKernel &, const LaunchShape &, const void *, size_t, StreamHandle) override { return {}; }

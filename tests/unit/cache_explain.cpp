@@ -115,7 +115,7 @@ TEST_CASE("the order of several causes") {
   sectionOf(query, "template:phases/wo.cuh").digest = "x";
   sectionOf(query, "options").text = "-lineinfo";
   query.sections.push_back({"weather", "1", "rain"});
-  Described from{1, kernel.artefact.toolchain, kernel.artefact.sections}, to{8, query.toolchain, query.sections};
+  Described from{1, kernel.artefact.toolchain, kernel.artefact.sections.list()}, to{8, query.toolchain, query.sections};
   sortSections(from.sections);
   sortSections(to.sections);
   std::vector<std::string> order;
@@ -130,8 +130,10 @@ TEST_CASE("the nearest entry is of the same layer before the same target before 
   Bench bench(dir / "user");
   auto cache = bench.open();
   Compiled other_layer = makeKernel(8, 4), other_target = makeKernel(8, 1), other_knobs = makeKernel(2, 1);
-  for (Section &section : other_target.artefact.sections)
+  std::vector<Section> sections = other_target.artefact.sections.list();
+  for (Section &section : sections)
     if (section.name == "target") section.text = "sm_80", section.digest = "80";
+  other_target.artefact.sections = sections;
   other_target.artefact.key.fingerprint.low ^= 0x10;
   Query query = queryOf(makeKernel(8, 1));
   REQUIRE(cache->publish(other_layer).ok());

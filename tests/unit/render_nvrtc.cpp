@@ -153,8 +153,8 @@ TEST_CASE("nvrtc: an error in a template is located there") {
   auto compiled = nvrtc()->compile(request);
   REQUIRE_FALSE(compiled.ok());
   CHECK(compiled.status().kind() == ErrorKind::Toolchain);
-  const std::string_view *text = embedded().find("phases/gather.cuh");
-  size_t line = 1 + size_t(std::count(text->begin(), text->begin() + long(text->find("int width = end - begin;")), '\n'));
+  std::string_view text = embedded().find("phases/gather.cuh")->text;
+  size_t line = 1 + size_t(std::count(text.begin(), text.begin() + long(text.find("int width = end - begin;")), '\n'));
   CHECK_MESSAGE(contains(compiled.status().text(), "phases/gather.cuh:" + std::to_string(line)), compiled.status().text());
 }
 

@@ -25,9 +25,9 @@ public:
 
   /// A template's text with `from` (which must be there) replaced.
   void edit(const std::string &name, const std::string &from, const std::string &to) {
-    const std::string_view *text = embedded().find(name);
-    REQUIRE(text);
-    std::string changed(*text);
+    const Template *t = embedded().find(name);
+    REQUIRE(t);
+    std::string changed(t->text);
     size_t at = changed.find(from);
     REQUIRE_MESSAGE(at != std::string::npos, name, " has no ", from);
     write(name, changed.replace(at, from.size(), to));
@@ -151,7 +151,7 @@ TEST_CASE("broken overlays are typed errors that name file and marker") {
   }
   {
     Overlay o;
-    std::string text(*embedded().find("layer.cu"));
+    std::string text(embedded().find("layer.cu")->text);
     size_t last = text.rfind("//@ end");
     o.write("layer.cu", text.substr(0, last) + text.substr(last + 7));
     CHECK(contains(failure(o), "has no `//@ end`"));

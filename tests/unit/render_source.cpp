@@ -51,7 +51,7 @@ TEST_CASE("every example renders to one file that a kernel engineer would sign")
         CHECK(count(r.source, "#pragma once") == 0);
         CHECK(count(r.source, "//@ ") == 0);
         size_t written = 0; // by hand
-        for (const std::string &used : r.templates_used) written += count(std::string(*embedded().find(used)), "\n");
+        for (const std::string &used : r.templates_used) written += count(std::string(embedded().find(used)->text), "\n");
         CHECK(count(r.source, "\n") < written + (layers.module().layers.size() > 2 ? kStepLinesMax : kLinesMax));
         CHECK(count(r.source, PHASEC_SOURCE_DIR) == 0);
         CHECK(count(r.source, "/home") == 0);
@@ -149,8 +149,8 @@ TEST_CASE("every #line tells the truth: the text under it is the template's, fro
       file = line.substr(quote + 1, line.rfind('"') - quote - 1);
       at = std::stoul(line.substr(6)) - 1;
       text.clear();
-      const std::string_view *whole = embedded().find(file);
-      std::istringstream lines(std::string(whole ? *whole : ""));
+      const Template *whole = embedded().find(file);
+      std::istringstream lines(std::string(whole ? whole->text : ""));
       for (std::string l; std::getline(lines, l);) text.push_back(l);
       continue;
     }

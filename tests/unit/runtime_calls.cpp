@@ -44,7 +44,7 @@ public:
   Status upload(DevicePtr to, const void *from, int64_t bytes) override { return inner_->upload(to, from, bytes); }
   Status download(void *to, DevicePtr from, int64_t bytes) override { return inner_->download(to, from, bytes); }
   Status fill(DevicePtr to, uint8_t value, int64_t bytes) override { return inner_->fill(to, value, bytes); }
-  Result<std::unique_ptr<LoadedKernel>> load(const std::vector<uint8_t> &image, const std::string &entry) override {
+  Result<std::unique_ptr<LoadedKernel>> load(std::span<const uint8_t> image, const std::string &entry) override {
     PHASEC_ASSIGN(std::unique_ptr<LoadedKernel> kernel, inner_->load(image, entry));
     return std::unique_ptr<LoadedKernel>(new Small(std::move(kernel), resident));
   }

@@ -153,12 +153,11 @@ const Mutant kMutants[] = {
 /// Whether any of a few schedules shows the mutant; what it showed first.
 std::string caught(const Mutant &m) {
   TemporaryDir dir;
-  const std::string_view *text = nullptr;
   static const Templates embedded = Templates::embedded();
-  text = embedded.find(m.file);
-  size_t at = text ? text->find(m.from) : std::string::npos;
+  const Template *file = embedded.find(m.file);
+  size_t at = file ? file->text.find(m.from) : std::string::npos;
   if (at == std::string::npos) return ""; // the test below says so
-  std::string changed(*text);
+  std::string changed(file->text);
   dir.write(m.file, changed.replace(at, std::string(m.from).size(), m.to));
   auto layers = Layers::parse(std::string(m.layer) + ".phase", textOf(m.layer));
   if (!layers.ok()) return "";
@@ -193,9 +192,9 @@ TEST_CASE("sim mutants: every kernel with one thing wrong fails its check or is 
   for (size_t i = 0; i < std::size(kMutants); i++) {
     const Mutant &m = kMutants[i];
     INFO(findings[i]);
-    const std::string_view *text = embedded.find(m.file);
-    REQUIRE_MESSAGE(text, std::string(m.file));
-    CHECK_MESSAGE(contains(std::string(*text), m.from), std::string(m.file), " no longer says ", std::string(m.from));
+    const Template *file = embedded.find(m.file);
+    REQUIRE_MESSAGE(file, std::string(m.file));
+    CHECK_MESSAGE(contains(std::string(file->text), m.from), std::string(m.file), " no longer says ", std::string(m.from));
     CHECK_MESSAGE(!findings[i].empty(), "not caught: ", std::string(m.layer), " ", std::string(m.file), ": ", std::string(m.from), " -> ", std::string(m.to));
   }
 }

@@ -165,7 +165,7 @@ TEST_CASE("sim: the same image loads twice, and loads do not mix") {
     CHECK(value == uint32_t(i % 3 + 70));
     if (i % 2) held.push_back(kernel.take()); // the others are unloaded: their descriptors are used again
   }
-  CHECK(device->load({1, 2, 3, 4}, "k").status().kind() == ErrorKind::Device);
+  CHECK(device->load(std::vector<uint8_t>{1, 2, 3, 4}, "k").status().kind() == ErrorKind::Device);
   CHECK(device->load(compiledSource(kernelSource(kernelText(32, ""))), "other").status().kind() == ErrorKind::Device);
 }
 

@@ -63,7 +63,30 @@ struct Section {
   bool operator==(const Section &) const = default;
 };
 
+/// Sections as they are stored, one line each, by name. A hit takes the text as it is; who reads sections lists them.
+class Sections {
+public:
+  Sections() = default;
+  Sections(std::vector<Section> sections); // implicit: a list of sections is one
+  static Sections stored(std::string_view text);
+
+  /// In the order of their names.
+  std::vector<Section> list() const;
+  const std::string &text() const { return text_; }
+
+private:
+  std::string text_;
+};
+
 // ---- what is stored --------------------------------------------------------------------------------------------
+
+/// Bytes that resize() leaves as they are: a cubin is read into them once.
+template <class T> struct Uninitialised : std::allocator<T> {
+  template <class U> struct rebind { using other = Uninitialised<U>; };
+  template <class U> void construct(U *) {}
+  template <class U, class... Args> void construct(U *at, Args &&...args) { ::new (static_cast<void *>(at)) U(std::forward<Args>(args)...); }
+};
+using Bytes = std::vector<uint8_t, Uninitialised<uint8_t>>;
 
 /// One compiled kernel. Every field is a function of key and toolchain, so that a row can be blessed byte for byte.
 struct Artefact {
@@ -73,8 +96,8 @@ struct Artefact {
   std::string target;            ///< "sm_90a", "sim"
   std::string config;            ///< the effective configuration, canonical text
   std::string resources;         ///< phasec.resources/1 as JSON
-  std::vector<Section> sections; ///< inputs of the key, by name
-  std::vector<uint8_t> payload;  ///< cubin or shared object
+  Sections sections;             ///< inputs of the key
+  Bytes payload;                 ///< cubin or shared object
 };
 
 /// Texts that belong to an artefact and that no launch reads.

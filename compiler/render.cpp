@@ -96,7 +96,7 @@ public:
   Result<Rendered> run() {
     const Template *skeleton = templates_.find("layer.cu");
     if (!skeleton) return Status::toolchain("templates: layer.cu is missing");
-    rendered_.source.reserve(size_t(256) << 10);
+    rendered_.source.reserve(size_t(160) << 10);
     llvm::SmallVector<StringRef, 0> lines;
     StringRef(skeleton->text).split(lines, '\n');
     for (size_t i = 0; i < lines.size(); i++) {

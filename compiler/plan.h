@@ -160,6 +160,8 @@ struct Gemv {
   int head_elections = -1;     ///< qkv: one counter per head
   int raw_region = -1;         ///< qkv: f32 [tokens, rows] before norm and rotation
   bool raw = false;            ///< qkv: attention finishes the heads; nothing but the raw sums is left
+  int64_t late_begin = 0, late_end = 0; ///< row tiles that are needed last, where tags tell them apart: CTAs without
+                               ///< attention compute the gates while others attend
 
   /// The checkpoint row that image row `row` holds, or -1 for padding.
   int64_t checkpointRow(int64_t row) const;

@@ -229,6 +229,15 @@ private:
 
 } // namespace
 
+/// Attention needs the gates last, and tags tell them from the other rows: q, then as many gates, then K and V.
+static void deferGates(Step &qkv, const ir::Layer &layer) {
+  Gemv &g = qkv.gemv;
+  const int64_t rows = int64_t(g.heads) * g.head_dim;
+  if (layer.phases[qkv.phase].results.size() < 2 || g.slots > 1 || rows % kTileRows != 0) return;
+  g.late_begin = rows / kTileRows;
+  g.late_end = 2 * g.late_begin;
+}
+
 void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer) {
   if (layer.sync == ir::Sync::Explicit || plan.schedule.word("handoff") == "events") return;
   std::map<int, int> handed; // region, values of a word
@@ -241,6 +250,8 @@ void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer) {
   if (std::any_of(handed.begin(), handed.end(), [](const auto &r) { return r.second == 0; })) return;
   for (auto [region, values] : handed) body.regions[size_t(region)].tagged = values;
   for (Event &e : body.events) e.carried = true;
+  for (const Step &s : body.steps)
+    if (s.op == ir::Op::attn && s.attention.heads_step >= 0) deferGates(body.steps[size_t(s.attention.heads_step)], layer);
 }
 
 } // namespace phasec::planning

@@ -132,6 +132,8 @@ void writeGemv(OStream &j, const Step &s) {
     j.attribute("rows", g.rows);
     j.attribute("cols", g.cols);
     j.attribute("tiles", g.tiles);
+    j.attribute("late_begin", g.late_begin);
+    j.attribute("late_end", g.late_end);
     j.attribute("slots", g.slots);
     j.attribute("segments_per_slot", g.segments_per_slot);
     j.attribute("assignment", assignmentName(g.assignment));
@@ -256,6 +258,7 @@ void printGemv(llvm::raw_ostream &out, const Gemv &g) {
   out << "      " << ir::name(g.format) << " [" << g.rows << ", " << g.cols << "], " << g.tiles << " tiles x " << g.slots << " slots x "
       << g.segments_per_slot << " segments, " << assignmentName(g.assignment) << ", fold: " << foldName(g.fold)
       << ", operand: " << transformName(g.operand.transform) << "\n";
+  if (g.late_end) out << "      tiles [" << g.late_begin << ", " << g.late_end << ") come last, of CTAs that have no attention: the gates\n";
   for (size_t i = 0; i < g.segments.size(); i += size_t(g.segments_per_slot)) {
     if (i >= 4 * size_t(g.segments_per_slot)) {
       out << "      ... " << g.slots - 4 << " more slots (--json has all)\n";

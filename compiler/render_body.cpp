@@ -31,9 +31,12 @@ void BodyText::fetchCases(llvm::raw_ostream &out) {
 }
 
 void BodyText::openCases(llvm::raw_ostream &out) {
-  for (const Step &s : body_.steps)
-    if (s.gemv.rows || s.op == Op::attn)
-      out << "    case " << first_step_ + s.id << ": " << (s.gemv.rows ? "gemv" : "attn") << "::open<" << name(s) << ">(cta); break;\n";
+  for (const Step &s : body_.steps) {
+    if (!s.gemv.rows && s.op != Op::attn) continue;
+    auto waits = std::find_if(body_.steps.begin(), body_.steps.end(), [&](const Step &a) { return a.op == Op::attn && a.attention.heads_step == s.id; });
+    std::string busy = s.gemv.late_end ? ", attn::count_units<" + name(*waits) + ">(cta, nullptr)" : "";
+    out << "    case " << first_step_ + s.id << ": " << (s.gemv.rows ? "gemv" : "attn") << "::open<" << name(s) << ">(cta" << busy << "); break;\n";
+  }
 }
 
 void BodyText::calls(llvm::raw_ostream &out) {
@@ -224,7 +227,8 @@ void BodyText::gemv(llvm::raw_ostream &out, const Step &s) {
   out << "  static constexpr int rows = " << g.rows << ", cols = " << g.cols << ", tiles = " << g.tiles << ", granules = " << g.granules
       << ";\n  static constexpr int slots = " << g.slots << ", segments = " << g.segments_per_slot
       << ", segment_granules = " << g.segment_granules << ", segment_least = " << g.segment_least << ", operand_stride = " << g.operand_stride << ";\n";
-  out << "  static constexpr int weight = " << g.weight << ", scale_entry = " << std::max(g.scale, 0) << ", elections = " << g.elections << ";\n";
+  out << "  static constexpr int weight = " << g.weight << ", scale_entry = " << std::max(g.scale, 0) << ", elections = " << g.elections
+      << ", late_begin = " << g.late_begin << ", late_end = " << g.late_end << ";\n";
   static const char *assignments[] = {"Balanced", "Grid", "SlotCta"}, *folds[] = {"Direct", "Tagged", "ElectedCta", "Consumers", "Atomic"};
   out << "  static constexpr auto assignment = gemv::Assignment::" << assignments[int(g.assignment)] << ";\n";
   out << "  static constexpr auto fold = gemv::Fold::" << folds[int(g.fold)] << ";\n";

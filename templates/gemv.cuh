@@ -39,9 +39,24 @@ enum class Assignment { Balanced, Grid, SlotCta };
 enum class Fold { Direct, Tagged, ElectedCta, Consumers, Atomic };
 enum class Scale { None, Multiply, Divide, PerRow };
 
+/// What a CTA owns of a step. Row tiles that nobody waits for at once, `late` ones, are the last units of the only slot.
 struct Units {
   int begin, end; ///< slot-major: unit = slot * tiles + tile
+  int late_begin, late_end; ///< and these, behind them
+
+  PHASEC_DEVICE int count() const { return end - begin + (late_end - late_begin); }
 };
+template <class G> inline constexpr int late_tiles = G::late_end - G::late_begin;
+/// The row tile of unit i of those that a CTA has in a slot.
+template <class G> PHASEC_DEVICE int tile_at(const Units &u, int slot, int i) {
+  int unit = u.begin + i - slot * G::tiles;
+  if constexpr (late_tiles<G> > 0) {
+    constexpr int others = G::tiles - late_tiles<G>;
+    if (i >= u.end - u.begin) unit = u.late_begin + i - (u.end - u.begin);
+    if (unit >= G::late_begin) unit += unit < others ? late_tiles<G> : G::late_begin - others;
+  }
+  return unit;
+}
 
 /// Where group i of a slot-major order begins: units that a team takes together stay together where K is cut, since one that
 /// is short of tiles takes as long as a full one.
@@ -51,27 +66,37 @@ template <class G> PHASEC_DEVICE int group_begin(int i) {
   int slot = i / groups, tile = (i - slot * groups) * group_tiles<G>();
   return slot * G::tiles + (tile < G::tiles ? tile : G::tiles);
 }
-/// Splits the units over the CTAs: the share of this one.
-template <class G> PHASEC_DEVICE Units share_units(const Cta &cta) {
+/// Splits the units over the CTAs: the share of this one. The first `busy` CTAs are waited for behind this step; if they are
+/// few, the others have the late tiles.
+template <class G> PHASEC_DEVICE Units share_units(const Cta &cta, int busy = 0) {
   constexpr int groups = (G::tiles + group_tiles<G>() - 1) / group_tiles<G>();
   if (G::assignment == Assignment::SlotCta) {
     int slot = cta.cta < G::slots ? cta.cta : G::slots;
     int end = cta.cta < G::slots ? slot + 1 : slot;
-    return Units{slot * G::tiles, end * G::tiles};
+    return Units{slot * G::tiles, end * G::tiles, 0, 0};
   }
   if (G::assignment == Assignment::Grid && cta.ctas >= G::slots) {
     int parts = cta.ctas / G::slots, slot = cta.cta / parts, part = cta.cta % parts;
-    if (slot >= G::slots) return Units{0, 0};
+    if (slot >= G::slots) return Units{0, 0, 0, 0};
     int first = slot * groups;
-    return Units{group_begin<G>(first + share(groups, part, parts)), group_begin<G>(first + share(groups, part + 1, parts))};
+    return Units{group_begin<G>(first + share(groups, part, parts)), group_begin<G>(first + share(groups, part + 1, parts)), 0, 0};
   }
-  return Units{group_begin<G>(share(G::slots * groups, cta.cta, cta.ctas)), group_begin<G>(share(G::slots * groups, cta.cta + 1, cta.ctas))};
+  if constexpr (late_tiles<G> > 0) {
+    constexpr int others = G::tiles - late_tiles<G>;
+    Units u{share(others, cta.cta, cta.ctas), share(others, cta.cta + 1, cta.ctas), 0, 0};
+    int first = 2 * busy > cta.ctas ? 0 : busy;
+    if (cta.cta < first) return u;
+    u.late_begin = others + share(late_tiles<G>, cta.cta - first, cta.ctas - first);
+    u.late_end = others + share(late_tiles<G>, cta.cta - first + 1, cta.ctas - first);
+    return u;
+  }
+  return Units{group_begin<G>(share(G::slots * groups, cta.cta, cta.ctas)), group_begin<G>(share(G::slots * groups, cta.cta + 1, cta.ctas)), 0, 0};
 }
 
 /// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step. Sixteen bytes
 /// of shared memory are a step's.
 template <class G> PHASEC_DEVICE Units &units(const Cta &) { return *(Units *)(ptx::shared_base() + G::units_offset + G::step * 16); }
-template <class G> PHASEC_DEVICE void open(const Cta &cta) { units<G>(cta) = share_units<G>(cta); }
+template <class G> PHASEC_DEVICE void open(const Cta &cta, int busy = 0) { units<G>(cta) = share_units<G>(cta, busy); }
 
 template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
   const int *row = G::segment_table() + (slot * G::segments + fold) * 4;
@@ -86,8 +111,9 @@ template <class G> PHASEC_DEVICE u16 *staged(const Cta &cta) { return (u16 *)(pt
 
 /// The units of u that lie in `slot`: they share an operand.
 template <class G> PHASEC_DEVICE Units in_slot(const Units &u, int slot) {
+  if constexpr (G::slots == 1) return u;
   int begin = slot * G::tiles, end = begin + G::tiles;
-  return Units{begin > u.begin ? begin : u.begin, end < u.end ? end : u.end};
+  return Units{begin > u.begin ? begin : u.begin, end < u.end ? end : u.end, 0, 0};
 }
 /// A warp's part of what a team takes at once: one segment of so many neighbouring units or, of units that are too few for a
 /// team, as many segments of one, where the operand has columns left for them.
@@ -126,21 +152,20 @@ template <class G> PHASEC_DEVICE int draws(int units) {
 }
 
 template <class G> PHASEC_DEVICE int items(const Cta &cta) {
-  Units u = units<G>(cta);
-  return (u.end - u.begin) * G::segments;
+  return units<G>(cta).count() * G::segments;
 }
 /// What item i of a CTA's step fetches. A slot between two granule bounds may hold no bytes.
 template <class G> PHASEC_DEVICE void fetch(const Cta &cta, const u64 *table, int i, Item &item) {
   Units all = units<G>(cta);
-  int slot = (all.begin + i / G::segments) / G::tiles;
+  int slot = G::slots == 1 ? 0 : (all.begin + i / G::segments) / G::tiles;
   Units u = in_slot<G>(all, slot);
   int in = i - (u.begin - all.begin) * G::segments, first = in / (G::segments * G::team) * G::team;
-  int width = u.end - u.begin - first < G::team ? u.end - u.begin - first : G::team, rest = in - first * G::segments;
+  int width = u.count() - first < G::team ? u.count() - first : G::team, rest = in - first * G::segments;
   if (apart<G>(width)) first += rest / G::segments, rest %= G::segments, width = 1;
   int fold = width == 4 ? rest / 4 : width == 3 ? rest / 3 : width == 2 ? rest / 2 : rest; // by constants: the feeder is in a hurry
-  int unit = u.begin + first + rest - fold * width;
+  int tile = tile_at<G>(u, slot, first + rest - fold * width);
   SegmentRow s = segment_row<G>(slot, fold);
-  item.from = (const u8 *)table[G::weight] + ((i64)(unit - slot * G::tiles) * G::granules + s.granule_begin) * G::Format::granule_bytes;
+  item.from = (const u8 *)table[G::weight] + ((i64)tile * G::granules + s.granule_begin) * G::Format::granule_bytes;
   item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
 }
 
@@ -265,20 +290,20 @@ PHASEC_DEVICE void take(const Cta &cta, const Part &p, int slot, int tile, u32 i
 template <class G, class Finish>
 PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
   Units all = units<G>(cta);
-  if (all.begin == all.end) return;
+  if (all.count() == 0) return;
 #pragma unroll 1
-  for (int slot = all.begin / G::tiles; slot * G::tiles < all.end; slot++) {
+  for (int slot = G::slots == 1 ? 0 : all.begin / G::tiles; G::slots == 1 ? slot == 0 : slot * G::tiles < all.end; slot++) {
     G::await(cta, slot);
     ptx::sync_workers(G::threads); // nobody reads the previous slot's operand any more
-    operand::stage<G>(cta, slot, slot == all.begin / G::tiles);
+    operand::stage<G>(cta, slot, G::slots == 1 || slot == all.begin / G::tiles);
     ptx::sync_workers(G::threads);
     Units u = in_slot<G>(all, slot);
-    int count = u.end - u.begin, tile = u.begin - slot * G::tiles;
+    int count = u.count();
     if constexpr (G::team > 1) { // teams are equally fast: each takes its turn
 #pragma unroll 1
       for (int d = cta.warp / G::team; d < draws<G>(count); d += G::warps / G::team) {
         Part p = part<G>(count, d, cta.warp % G::team);
-        take<G, Finish>(cta, p, slot, tile + p.unit, ring.first + u32(p.item), folded + u32(p.unit));
+        take<G, Finish>(cta, p, slot, tile_at<G>(u, slot, p.unit), ring.first + u32(p.item), folded + u32(p.unit));
       }
     } else {
       u32 drawn = ptx::shfl(ring.draw(cta), 0);
@@ -286,7 +311,7 @@ PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
       while (int(drawn) < draws<G>(count)) {
         u32 following = ring.draw(cta);
         Part p = part<G>(count, int(drawn), 0);
-        take<G, Finish>(cta, p, slot, tile + p.unit, ring.first + u32(p.item), folded + u32(p.unit));
+        take<G, Finish>(cta, p, slot, tile_at<G>(u, slot, p.unit), ring.first + u32(p.item), folded + u32(p.unit));
         drawn = ptx::shfl(following, 0);
       }
       ring.skip(draws<G>(count));

@@ -30,7 +30,7 @@ PHASEC_TABLE int wo_segments[] = {0, 2, 0, 128};
 struct Wo : Launch {
   static constexpr int step = 0;
   static constexpr int rows = 64, cols = 128, tiles = 4, granules = 2, slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
-  static constexpr int weight = 1, scale_entry = -1, elections = 4;
+  static constexpr int weight = 1, scale_entry = -1, elections = 4, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
   static constexpr auto scale = gemv::Scale::None;

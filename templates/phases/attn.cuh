@@ -41,8 +41,8 @@ template <class H> PHASEC_DEVICE int tiles_of(int tokens) { return (tokens * H::
 /// the step have at most kv_splits chunks per KV head together, save one each: a unit costs more than its rows. Every tile but
 /// one may end in a chunk that is not full.
 template <class H> PHASEC_DEVICE u8 *chunks_of() { return ptx::shared_base() + H::units_offset + H::step * 16; }
-/// One thread.
-template <class H> PHASEC_DEVICE void open(const Cta &cta) {
+/// Counts them into `to`, if it is there, and returns the units of the launch. One thread.
+template <class H> PHASEC_DEVICE int count_units(const Cta &cta, u8 *to) {
   const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
   int rows = 0, all = 0;
   for (int s = 0; s < cta.sequences; s++) {
@@ -51,11 +51,16 @@ template <class H> PHASEC_DEVICE void open(const Cta &cta) {
   }
   int full = H::kv_splits - all + 1, n = full > 1 ? (rows + full - 1) / full : rows;
   if (n < H::chunk_rows) n = H::chunk_rows;
+  int units = 0;
   for (int s = 0; s < cta.sequences; s++) {
-    int chunks = (cached_rows<H>(context[s], first[s + 1] - first[s]) + n - 1) / n;
-    chunks_of<H>()[s] = u8(chunks < 1 ? 1 : chunks > H::kv_splits ? H::kv_splits : chunks);
+    int tokens = first[s + 1] - first[s], chunks = (cached_rows<H>(context[s], tokens) + n - 1) / n;
+    chunks = chunks < 1 ? 1 : chunks > H::kv_splits ? H::kv_splits : chunks;
+    units += H::kv_heads * tiles_of<H>(tokens) * chunks;
+    if (to) to[s] = u8(chunks);
   }
+  return units;
 }
+template <class H> PHASEC_DEVICE void open(const Cta &cta) { count_units<H>(cta, chunks_of<H>()); }
 
 /// The i-th unit of the launch, and this warp's part of its rows.
 template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {

@@ -18,7 +18,11 @@ namespace {
 
 template <gemv::Assignment How, int Tiles, int Slots, int Team = 1> struct Shape {
   static constexpr auto assignment = How;
-  static constexpr int tiles = Tiles, slots = Slots, team = Team;
+  static constexpr int tiles = Tiles, slots = Slots, team = Team, late_begin = 0, late_end = 0;
+};
+/// Late tiles in the middle of a step.
+template <int Tiles, int Begin, int End> struct Late : Shape<gemv::Assignment::Balanced, Tiles, 1> {
+  static constexpr int late_begin = Begin, late_end = End;
 };
 
 /// How often each unit is owned, checked to be once; and the CTAs that own any.
@@ -85,8 +89,43 @@ template <gemv::Assignment How, int Tiles, int Slots> void checkTeams() {
     }
 }
 
+/// Every tile belongs to one CTA; the others' are shared among all CTAs, the late ones among those behind the busy ones, if
+/// these are at most half of all.
+template <class G> void checkLate() {
+  for (int ctas : {1, 2, 3, 7, 32, 132, 1000})
+    for (int busy : {0, 1, ctas / 4, ctas / 2, ctas / 2 + 1, ctas - 1, ctas, 2 * ctas}) {
+      std::vector<int> owned(size_t(G::tiles), 0);
+      const int late = G::late_end - G::late_begin, idle = 2 * busy > ctas ? ctas : ctas - busy;
+      for (int c = 0; c < ctas; c++) {
+        Cta cta{};
+        cta.cta = c;
+        cta.ctas = ctas;
+        gemv::Units u = gemv::share_units<G>(cta, busy);
+        int lates = 0;
+        for (int i = 0; i < u.count(); i++) {
+          int tile = gemv::tile_at<G>(u, 0, i);
+          REQUIRE(tile >= 0);
+          REQUIRE(tile < G::tiles);
+          owned[size_t(tile)]++;
+          bool is_late = tile >= G::late_begin && tile < G::late_end;
+          REQUIRE(!(lates && !is_late)); // what others wait for comes first
+          lates += is_late;
+        }
+        REQUIRE(u.count() - lates <= (G::tiles - late + ctas - 1) / ctas);
+        REQUIRE(lates <= (idle == ctas || c >= busy ? (late + idle - 1) / idle : 0));
+      }
+      for (int n : owned) REQUIRE(n == 1);
+    }
+}
+
 } // namespace
 
+TEST_CASE("late tiles belong to CTAs that are not waited for") {
+  checkLate<Late<896, 384, 768>>();
+  checkLate<Late<10, 4, 8>>();
+  checkLate<Late<7, 0, 3>>();
+  checkLate<Late<7, 3, 7>>();
+}
 TEST_CASE("units of teams stay together where K is cut") {
   checkTeams<gemv::Assignment::Balanced, 5, 8>();
   checkTeams<gemv::Assignment::Balanced, 320, 3>();

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
 constexpr int64_t kReadsBytes = 256; // templates: Ring, a count per stage and the draws
-constexpr int64_t kStepBytes = 256, kUnitBytes = 56; // templates: sequences::StepArrays, attn::Unit
+constexpr int64_t kStepBytes = 256, kUnitBytes = 64; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 constexpr int kTeamSlotsMax = 8, kSlotCost = 32; // a slot costs its share of adding up: 3 %

@@ -11,6 +11,7 @@ namespace attn {
 enum : int { kPairs = 8 };
 
 struct Unit {
+  int id;                  ///< of the step's index-th unit: index * steps + step
   int sequence, head, tile, chunk, chunks;
   int state;               ///< of the tile's first chunk, counted over all of the KV head's
   int first_token, tokens; ///< of the sequence in this step
@@ -21,7 +22,8 @@ struct Unit {
   bool found;
 };
 
-/// The warp's unit in shared memory: what it needs now and then is not kept in registers beside its rows' sums.
+/// The warp's last unit in shared memory: what it needs now and then is not kept in registers beside its rows' sums, and the
+/// next instance's may be the same.
 template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return ((Unit *)(ptx::shared_base() + H::units_shared_offset))[cta.warp]; }
 
 } // namespace attn
@@ -60,13 +62,17 @@ template <class H> PHASEC_DEVICE int count_units(const Cta &cta, u8 *to) {
   }
   return units;
 }
-template <class H> PHASEC_DEVICE void open(const Cta &cta) { count_units<H>(cta, chunks_of<H>()); }
+template <class H> PHASEC_DEVICE void open(const Cta &cta) {
+  count_units<H>(cta, chunks_of<H>());
+  for (int w = 0; w < H::warps; w++) ((Unit *)(ptx::shared_base() + H::units_shared_offset))[w].id = -1;
+}
 
 /// The i-th unit of the launch, and this warp's part of its rows.
 template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   const i32 *first = sequences::first<typename H::S>(cta);
   const i32 *context = sequences::context<typename H::S>(cta);
   Unit u;
+  u.id = index * H::steps + H::step;
   u.state = 0;
   for (int s = 0; s < cta.sequences; s++) {
     u.sequence = s;
@@ -126,20 +132,22 @@ template <class H> struct CachedRows {
   }
   /// The number of item i of the warp.
   PHASEC_DEVICE u32 number(int i) const { return first + u32(i / 2 * 2 * H::warps + i % 2); }
-  /// Fills every stage that is free, and waits for those of the first `needed` items. One warp, a lane a row's address.
+  /// Fills the stages of K and V of every block where both are free, and waits for those of the first `needed` items. One
+  /// warp, a lane a row's address, which is looked up once for both.
   PHASEC_DEVICE void fill(const Cta &cta, int needed) {
     using R = Ring<typename H::L>;
     const Unit &u = shared_unit<H>(cta);
     while (filled < items) {
       u32 n = number(filled);
-      if (filled < needed) R::wait_free(cta, n);
-      else if (!ptx::any(R::free(n))) return;
+      if (filled < needed) R::wait_free(cta, n), R::wait_free(cta, n + 1);
+      else if (!ptx::any(R::free(n) && R::free(n + 1))) return;
       int row = u.row_begin + filled / 2 * H::block_rows + cta.lane, last = u.row_end - 1;
       int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
       sequences::Rows<typename H::S> at(cta.table, u.sequence, u.head);
-      const u8 *from = (const u8 *)cta.table[filled % 2 ? H::S::cache_v : H::S::cache_k] + at.offset(row < last ? row : last);
-      ptx::gather_rows(R::stage(n), from, rows, H::row_bytes, H::row_stride, R::full(n));
-      filled++;
+      i64 offset = at.offset(row < last ? row : last);
+      ptx::gather_rows(R::stage(n), (const u8 *)cta.table[H::S::cache_k] + offset, rows, H::row_bytes, H::row_stride, R::full(n));
+      ptx::gather_rows(R::stage(n + 1), (const u8 *)cta.table[H::S::cache_v] + offset, rows, H::row_bytes, H::row_stride, R::full(n + 1));
+      filled += 2;
     }
   }
   /// Items behind the warp's last: nothing comes, nothing is read, and their stages move on. One warp.
@@ -372,11 +380,14 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
   using Core = core::Attention<H>;
   int index = cta.cta;
   for (;; index += cta.ctas) {
-    Unit u = unit<H>(cta, index);
-    if (!u.found) break;
-    ptx::sync_warp(); // nobody reads the previous unit any more
-    if (cta.lane == 0) shared_unit<H>(cta) = u;
-    ptx::sync_warp();
+    Unit u = shared_unit<H>(cta);
+    if (u.id != index * H::steps + H::step) {
+      u = unit<H>(cta, index);
+      if (!u.found) break;
+      ptx::sync_warp(); // nobody reads the previous unit any more
+      if (cta.lane == 0) shared_unit<H>(cta) = u;
+      ptx::sync_warp();
+    }
     CachedRows<H> cache;
     cache.open(cta, ring.first, u);
     cache.fill(cta, 0); // rows older than this step wait for nothing

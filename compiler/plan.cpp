@@ -55,6 +55,7 @@ public:
     // With the feeders a multiple of four: the SM's schedulers.
     std::vector<int> warps = {11, 15, 7, 3, 1};
     if (!plan_.target->bulk_copy) warps = {7, 11, 15, 3, 1}; // copying takes registers, and eleven warps would spill some
+    else if (!unpacks() && plan_.tokens_max <= 2) warps = {9, 11, 15, 7, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
     if (teams()) warps = {12, 8, 4, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     std::vector<int> stages = {32, 24, 20, 16, 12, 8, 6, 4, 3, 2};
@@ -408,6 +409,7 @@ void sizeAttention(Plan &plan, const ir::Module &module) {
       int64_t kv_heads = module.layers[body.layer].dim("kv_heads"), knob = plan.schedule.integer("kv_splits");
       int64_t fill = ceilDiv(plan.target->sm_counts.front(), kv_heads);
       s.attention.chunk_rows = std::max(1, plan.warps - s.attention.fresh_rows) * s.attention.block_rows; // a block a warp
+      s.attention.buffered_warps = std::clamp(plan.stream.stages / 4, 1, plan.warps);
       s.attention.kv_splits = int(knob ? knob : std::clamp<int64_t>(fill, 1, 64));
       // All tiles of a step share kv_splits chunks, and each may have one more.
       body.regions[s.attention.partials_region].shape[1] = s.attention.kv_splits + 1 + int64_t(plan.tokens_max) * s.attention.pair_tiles;

@@ -161,6 +161,7 @@ void writeAttention(OStream &j, const Plan &plan, const Step &s) {
     j.attribute("kv_splits", s.attention.kv_splits);
     j.attribute("chunk_rows", s.attention.chunk_rows);
     j.attribute("block_rows", s.attention.block_rows);
+    j.attribute("buffered_warps", s.attention.buffered_warps);
     j.attribute("warps", plan.warps);
     j.attribute("fresh_rows", s.attention.fresh_rows);
     j.attribute("scale", double(s.attention.scale));

@@ -249,7 +249,7 @@ PHASEC_DEVICE float take_sum(float *from) {
   return from_bits(v);
 }
 /// Called inside spin loops; lets another fiber run on sim.
-PHASEC_DEVICE void spin_pause() {}
+PHASEC_DEVICE void spin_pause() { asm volatile("nanosleep.u32 60;"); }
 /// Adds to a counter in shared memory and returns the old value; acquire and release at CTA scope.
 PHASEC_DEVICE u32 add_shared(u32 *counter, u32 n) {
   u32 v;
@@ -328,7 +328,7 @@ PHASEC_DEVICE void stream_copy(bool mine, void *to, const void *from, u32 bytes,
   }
 #endif
 }
-/// Without bulk copies: the stage's mbarrier waits for this warp's copies so far, and takes the stage's arrival.
+/// The stage's mbarrier waits for this warp's copies of sixteen bytes so far, and takes the stage's arrival.
 PHASEC_DEVICE void copies_arrive(u32 bar) {
   asm volatile("cp.async.mbarrier.arrive.shared.b64 [%0];" ::"r"(bar) : "memory");
   __syncwarp();
@@ -340,26 +340,21 @@ PHASEC_DEVICE void stream_commit(bool mine, u64 *bar) {
     copies_arrive(__shfl_sync(0xffffffffu, shared_address(bar), __ffs(int(lanes)) - 1));
 #endif
 }
-/// Fills a stage with `rows` (1 to 32) rows of `bytes`, `stride` bytes apart in the stage; lane r has the address of row r.
-/// One warp.
-PHASEC_DEVICE void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride, u64 *bar) {
-#if PHASEC_SM >= 90
-  stream_expect(lane() == 0, bar, u32(rows * bytes));
-  __syncwarp(); // the barrier expects the bytes before the first of them lands
-  if (lane() < rows)
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     shared_address(to) + u32(lane() * stride)), "l"(from), "r"(bytes), "r"(shared_address(bar)) : "memory");
-#else
-  int words = bytes / 16;
-  for (int i = lane(); i - lane() < rows * words; i += 32) {
-    int row = i / words, word = i % words;
-    const u8 *source = (const u8 *)__shfl_sync(0xffffffffu, u64(from), row & 31);
-    if (row < rows)
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + u32(row * stride + word * 16)),
-                   "l"(source + word * 16) : "memory");
+/// Fills two stages with `rows` of at most `Most` (32) rows of `Bytes`, `Stride` bytes apart in a stage: row r lies lane r's
+/// `offset` behind `first` and `second`. Sixteen bytes a lane: a bulk copy takes one lane's addresses after the other. One warp.
+template <int Most, int Bytes, int Stride>
+PHASEC_DEVICE void gather_rows(i64 offset, int rows, const u8 *first, u8 *to, u64 *bar, const u8 *second, u8 *to2, u64 *bar2) {
+  constexpr int words = Bytes / 16;
+#pragma unroll 2
+  for (int begin = 0; begin < Most * words; begin += 32) {
+    int i = begin + lane(), row = i / words, at = row * Stride + i % words * 16;
+    i64 from = i64(__shfl_sync(0xffffffffu, u64(offset), row & 31)) + i % words * 16;
+    if (row >= rows) continue;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to) + u32(at)), "l"(first + from) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to2) + u32(at)), "l"(second + from) : "memory");
   }
   copies_arrive(shared_address(bar));
-#endif
+  copies_arrive(shared_address(bar2));
 }
 /// How often a stage has been read. A release at CTA scope, so that who sees it may refill the stage.
 PHASEC_DEVICE void publish(u32 *count, u32 v) {

@@ -192,17 +192,22 @@ inline void stream_commit(bool mine, u64 *bar) {
   sync_warp();
   if (mine) phasec_sim_api.stream_commit(phasec_sim_api.engine, bar);
 }
-/// Lane 0 copies, row by row, from the addresses that the lanes bring.
-inline void gather_rows(u8 *to, const u8 *from, int rows, int bytes, int stride, u64 *bar) {
+/// Lane 0 copies, row by row, from the offsets that the lanes bring.
+template <int Most, int Bytes, int Stride>
+inline void gather_rows(long long offset, int rows, const u8 *first, u8 *to, u64 *bar, const u8 *second, u8 *to2, u64 *bar2) {
   struct Lane {
-    const u8 *from, *all[32];
-  } mine{from, {}};
+    long long offset, all[32];
+  } mine{offset, {}};
   phasec_sim_api.together(phasec_sim_api.engine, "gather_rows", [](void *const *lanes) {
-    for (int l = 0; l < 32; l++) static_cast<Lane *>(lanes[0])->all[l] = static_cast<Lane *>(lanes[l])->from;
+    for (int l = 0; l < 32; l++) static_cast<Lane *>(lanes[0])->all[l] = static_cast<Lane *>(lanes[l])->offset;
   }, &mine);
-  stream_expect(lane() == 0, bar, u32(rows * bytes));
-  for (int r = 0; r < rows; r++) stream_copy(lane() == 0, to + r * stride, mine.all[r], u32(bytes), bar);
-  stream_commit(lane() == 0, bar);
+  auto fill = [&](const u8 *from, u8 *stage, u64 *full) {
+    stream_expect(lane() == 0, full, u32(rows * Bytes));
+    for (int r = 0; r < rows; r++) stream_copy(lane() == 0, stage + r * Stride, from + mine.all[r], u32(Bytes), full);
+    stream_commit(lane() == 0, full);
+  };
+  fill(first, to, bar);
+  fill(second, to2, bar2);
 }
 inline void publish(u32 *count, u32 v) { add_shared(count, v - *static_cast<volatile u32 *>(count)); }
 inline void publish(u32 *count, u32 v, u32 *other, u32 w) { publish(count, v), publish(other, w); }

@@ -17,6 +17,7 @@ struct Unit {
   int first_token, tokens; ///< of the sequence in this step
   int context;             ///< rows before this step
   int row_begin, row_end;  ///< cached rows of this warp
+  int warps;               ///< that have cached rows
   int rounds;              ///< blocks of the warp that has most
   int pairs;               ///< of the tile
   bool found;
@@ -89,10 +90,11 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       u.state += u.tile * u.chunks;
       int begin = share(rows, u.chunk, u.chunks), length = share(rows, u.chunk + 1, u.chunks) - begin;
       // Where there are rows of this step, the last warp has them and no others.
-      int warps = H::fresh_rows && H::warps > 1 && u.chunk == u.chunks - 1 ? H::warps - 1 : H::warps;
-      u.rounds = ((length + warps - 1) / warps + H::block_rows - 1) / H::block_rows;
-      u.row_begin = begin + (cta.warp < warps ? share(length, cta.warp, warps) : length);
-      u.row_end = begin + (cta.warp < warps ? share(length, cta.warp + 1, warps) : length);
+      u.warps = H::fresh_rows && H::warps > 1 && u.chunk == u.chunks - 1 ? H::warps - 1 : H::warps;
+      if (length > u.warps * H::block_rows && H::buffered_warps < u.warps) u.warps = H::buffered_warps; // more than a block each
+      u.rounds = ((length + u.warps - 1) / u.warps + H::block_rows - 1) / H::block_rows;
+      u.row_begin = begin + (cta.warp < u.warps ? share(length, cta.warp, u.warps) : length);
+      u.row_end = begin + (cta.warp < u.warps ? share(length, cta.warp + 1, u.warps) : length);
       u.pairs = u.tokens * H::group - u.tile * kPairs;
       if (u.pairs > kPairs) u.pairs = kPairs;
       u.found = true;
@@ -107,19 +109,19 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
 
 template <class H> PHASEC_DEVICE int cached_blocks(const Unit &u) { return (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows; }
 
-/// Every warp has items for every round of a unit, K and V.
-template <class H> PHASEC_DEVICE int items(const Unit &u) { return 2 * H::warps * u.rounds; }
+/// Every warp that has rows has items for every round of a unit, K and V.
+PHASEC_DEVICE int items(const Unit &u) { return 2 * u.warps * u.rounds; }
 /// Items of the CTA's units. The feeder leaves them to the warps.
 template <class H> PHASEC_DEVICE int items(const Cta &cta) {
   int n = 0;
   for (int index = cta.cta;; index += cta.ctas) {
     Unit u = unit<H>(cta, index);
     if (!u.found) return n;
-    n += items<H>(u);
+    n += items(u);
   }
 }
 
-/// A warp's cached rows of a unit on their way through the ring: block b is K in item 2 (b * warps + warp) and V in the one
+/// A warp's cached rows of a unit on their way through the ring: block b is K in item 2 (b * u.warps + warp) and V in the one
 /// behind it.
 template <class H> struct CachedRows {
   u32 first; ///< number of the warp's first item
@@ -131,30 +133,30 @@ template <class H> struct CachedRows {
     items = 2 * cached_blocks<H>(u);
   }
   /// The number of item i of the warp.
-  PHASEC_DEVICE u32 number(int i) const { return first + u32(i / 2 * 2 * H::warps + i % 2); }
+  PHASEC_DEVICE u32 number(const Cta &cta, int i) const { return first + u32(i / 2 * 2 * shared_unit<H>(cta).warps + i % 2); }
   /// Fills the stages of K and V of every block where both are free, and waits for those of the first `needed` items. One
   /// warp, a lane a row's address, which is looked up once for both.
   PHASEC_DEVICE void fill(const Cta &cta, int needed) {
     using R = Ring<typename H::L>;
     const Unit &u = shared_unit<H>(cta);
     while (filled < items) {
-      u32 n = number(filled);
+      u32 n = number(cta, filled);
       if (filled < needed) R::wait_free(cta, n), R::wait_free(cta, n + 1);
       else if (!ptx::any(R::free(n) && R::free(n + 1))) return;
       int row = u.row_begin + filled / 2 * H::block_rows + cta.lane, last = u.row_end - 1;
       int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
       sequences::Rows<typename H::S> at(cta.table, u.sequence, u.head);
       i64 offset = at.offset(row < last ? row : last);
-      ptx::gather_rows(R::stage(n), (const u8 *)cta.table[H::S::cache_k] + offset, rows, H::row_bytes, H::row_stride, R::full(n));
-      ptx::gather_rows(R::stage(n + 1), (const u8 *)cta.table[H::S::cache_v] + offset, rows, H::row_bytes, H::row_stride, R::full(n + 1));
+      ptx::gather_rows<H::block_rows, H::row_bytes, H::row_stride>(offset, rows, (const u8 *)cta.table[H::S::cache_k], R::stage(n), R::full(n),
+                                                                   (const u8 *)cta.table[H::S::cache_v], R::stage(n + 1), R::full(n + 1));
       filled += 2;
     }
   }
   /// Items behind the warp's last: nothing comes, nothing is read, and their stages move on. One warp.
-  PHASEC_DEVICE void pass(const Cta &cta, int rounds) const {
+  PHASEC_DEVICE void pass(const Cta &cta, const Unit &u) const {
     using R = Ring<typename H::L>;
-    for (int i = items; i < 2 * rounds; i++) {
-      u32 n = number(i);
+    for (int i = cta.warp < u.warps ? items : 2 * u.rounds; i < 2 * u.rounds; i++) {
+      u32 n = number(cta, i);
       R::wait_free(cta, n);
       if (cta.lane == 0) ptx::mbar_arrive(R::full(n));
       R::release(cta, n);
@@ -357,13 +359,16 @@ template <class H> PHASEC_DEVICE void merge_warps(const Cta &cta, const Unit u) 
 template <class H> PHASEC_DEVICE void merge_chunks(const Cta &cta, const Unit u) {
   using Core = core::Attention<H>;
   const u64 *states = chunk_states<H>(cta, u);
-  int groups = Core::groups / kPairs * u.pairs, end = share(groups, u.chunk + 1, u.chunks);
+  int groups = Core::groups / kPairs * u.pairs, begin = share(groups, u.chunk, u.chunks), end = share(groups, u.chunk + 1, u.chunks);
+  int parts = Core::merge_parts(u.chunks), jobs = (end - begin) * parts; // neighbouring lanes
 #pragma unroll 1
-  for (int n = share(groups, u.chunk, u.chunks) + ptx::unknown(ptx::thread()); n < end; n += H::threads) {
-    int i = Core::group_of(n, u.pairs);
+  for (int n = ptx::unknown(ptx::thread()); n - cta.lane < jobs; n += H::threads) {
+    int i = Core::group_of(begin + (n < jobs ? n / parts : 0), u.pairs);
+    bool finishes = n < jobs && n % parts == 0;
     Finish<H> finish;
-    finish.open(cta, u, i);
-    finish.store(cta, Core::merge_chunks(cta, states, u.chunks, i));
+    if (finishes) finish.open(cta, u, i);
+    typename Core::Group group = Core::merge_chunks(cta, states, u.chunks, i, n % parts, parts);
+    if (finishes) finish.store(cta, group);
   }
   signal<H>(cta, u);
 }
@@ -410,8 +415,8 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       const u8 *k = nullptr, *v = nullptr;
       if (block < cached) {
         cache.fill(cta, 2 * block + 2);
-        k = ring.wait(cache.number(2 * block));
-        v = ring.wait(cache.number(2 * block + 1));
+        k = ring.wait(cache.number(cta, 2 * block));
+        v = ring.wait(cache.number(cta, 2 * block + 1));
       } else {
         int skip = (block - cached) * H::block_rows;
         k = fresh + skip * H::row_stride;
@@ -421,11 +426,11 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       }
       core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
       if (block >= cached) continue;
-      ring.release(cta, cache.number(2 * block), cache.number(2 * block + 1));
-      cache.fill(cta, 0);
+      ptx::fence_async_shared(); // these stages were not written by bulk copies, the next bytes in them may be
+      ring.release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));
     }
-    cache.pass(cta, shared_unit<H>(cta).rounds);
-    ring.first += u32(items<H>(shared_unit<H>(cta)));
+    cache.pass(cta, shared_unit<H>(cta));
+    ring.first += u32(items(shared_unit<H>(cta)));
     ptx::sync_workers(H::threads);
     constexpr int half = States<H>::kCount;
     float *mine = States<H>::of(cta, cta.warp % half);

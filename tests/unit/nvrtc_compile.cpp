@@ -191,7 +191,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   using namespace ptx;
   u8 *shared = shared_base();
   u64 *bar = (u64 *)shared;
-  if (thread() == 0) { mbar_init(bar, 1); mbar_init(bar + 1, 2); mbar_init(bar + 2, 1); }
+  if (thread() == 0) { mbar_init(bar, 1); mbar_init(bar + 1, 2); mbar_init(bar + 2, 1); mbar_init(bar + 3, 1); }
   mbar_init_fence();
   sync_cta();
   if (warp() == 0) {
@@ -200,8 +200,9 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
     stream_copy(mine, shared + 128, bytes, 2048, bar);
     stream_commit(mine, bar);
     stream_wait(bar, 0);
-    gather_rows(shared + 2176, bytes + lane() * 256, 8, 128, 144, bar + 2);
+    gather_rows<8, 128, 144>(lane() * 256, 8, bytes, shared + 2176, bar + 2, bytes + 128, shared + 3328, bar + 3);
     stream_wait(bar + 2, 0);
+    stream_wait(bar + 3, 0);
     copies_arrive(shared_address(bar + 2));
     if (lane() < 2) mbar_arrive(bar + 1);
     sync_warp();

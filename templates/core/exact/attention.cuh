@@ -102,8 +102,9 @@ template <class H> struct Attention {
     halve<count>(p);
     return p[0];
   }
-  /// The states of a tile's chunks, in tagged words, merged in order.
-  PHASEC_DEVICE static Group merge_chunks(const Cta &cta, const u64 *chunks, int count, int i) {
+  /// The states of a tile's chunks, in tagged words, merged in order: by one lane.
+  PHASEC_DEVICE static int merge_parts(int) { return 1; }
+  PHASEC_DEVICE static Group merge_chunks(const Cta &cta, const u64 *chunks, int count, int i, int, int) {
     Group p = load(cta, chunks, i);
 #pragma unroll 1
     for (int c = 1; c < count; c++) append(p, load(cta, chunks + c * H::state_floats, i));

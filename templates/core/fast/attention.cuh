@@ -177,13 +177,16 @@ template <class H> struct Attention {
     group.append(of);
     return group;
   }
-  /// Of states in tagged words; eight are asked for at once.
-  PHASEC_DEVICE static Group merge_chunks(const Cta &cta, const u64 *chunks, int count, int i) {
-    constexpr int N = 8;
+  /// Of states in tagged words: eight are asked for at once, and `parts` neighbouring lanes take eight each, so that all have one
+  /// trip to memory. The first of them has the sum. All lanes.
+  enum : int { kStates = 8 };
+  PHASEC_DEVICE static int merge_parts(int count) { return count <= kStates ? 1 : count <= 2 * kStates ? 2 : count <= 4 * kStates ? 4 : 8; }
+  PHASEC_DEVICE static Group merge_chunks(const Cta &cta, const u64 *chunks, int count, int i, int part, int parts) {
+    constexpr int N = kStates;
     Group group;
     group.clear();
 #pragma unroll 1
-    for (int c = 0; c < count; c += N) {
+    for (int c = part * N; c < count; c += parts * N) {
       u64 head[N][2], v[N][2];
       bool all = false;
       while (!all) {
@@ -204,6 +207,12 @@ template <class H> struct Attention {
       for (int s = 0; s < N; s++)
         of[s] = Group{ptx::from_bits(u32(head[s][0])), ptx::from_bits(u32(head[s][1])), {ptx::from_bits(u32(v[s][0])), ptx::from_bits(u32(v[s][1]))}};
       group.append(of, count - c);
+    }
+#pragma unroll 1
+    for (int apart = 1; apart < parts; apart *= 2) { // in order: a lane's chunks come before those of the lane it takes from
+      auto from = [&](float v) { return ptx::from_bits(ptx::shfl(ptx::bits(v), (cta.lane + apart) & 31)); };
+      Group other[1] = {{from(group.max), from(group.sum), {from(group.value[0]), from(group.value[1])}}};
+      if (part % (2 * apart) == 0) group.append(other);
     }
     return group;
   }

@@ -7,8 +7,8 @@ struct Launch {
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
       table_offset = 148352, feeder_tables_offset = 148504, owed_offset = 149112, left_offset = 149440,
-      fold_offset = 150144, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 158336,
-      tile_offset = 158592, scratch_offset = 164224, operand_offset = 164352; // shared memory, 190336 bytes
+      fold_offset = 150272, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 158464,
+      tile_offset = 158720, scratch_offset = 164352, operand_offset = 164480; // shared memory, 190464 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
       instance_counter = 3, owed_words = 1;
 };
@@ -20,7 +20,7 @@ struct Qkv0_attention : Launch {
   static constexpr int step = 0;
   static constexpr int rows = 384, cols = 96, tiles = 24, granules = 2;
   static constexpr int slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
-  static constexpr int weight = 13, scale_entry = 14, elections = -1;
+  static constexpr int weight = 13, scale_entry = 14, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
   static constexpr auto scale = gemv::Scale::Multiply;
@@ -63,10 +63,10 @@ struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
   static constexpr int step = 1;
-  static constexpr int queries_offset = 164352, states_offset = 165376, units_shared_offset = 149472, state_floats = 1040;
+  static constexpr int queries_offset = 164480, states_offset = 165504, units_shared_offset = 149472, state_floats = 1040;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
-  static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, kv_scales = -1;
+  static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 8, kv_scales = -1;
   static constexpr bool fresh_rows = true;
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }
   static constexpr bool gated = false;
@@ -83,7 +83,7 @@ struct Wo2_attention : Launch {
   static constexpr int step = 2;
   static constexpr int rows = 96, cols = 192, tiles = 6, granules = 3;
   static constexpr int slots = 3, segments = 1, segment_granules = 1, segment_least = 1, operand_stride = 72;
-  static constexpr int weight = 16, scale_entry = 17, elections = -1;
+  static constexpr int weight = 16, scale_entry = 17, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Tagged;
   static constexpr auto scale = gemv::Scale::Multiply;
@@ -108,7 +108,7 @@ struct Fc10_mlp : Launch {
   static constexpr int step = 3;
   static constexpr int rows = 352, cols = 96, tiles = 22, granules = 2;
   static constexpr int slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
-  static constexpr int weight = 7, scale_entry = 0, elections = -1;
+  static constexpr int weight = 7, scale_entry = 0, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
   static constexpr auto scale = gemv::Scale::None;
@@ -136,7 +136,7 @@ struct Fc21_mlp : Launch {
   static constexpr int step = 4;
   static constexpr int rows = 96, cols = 176, tiles = 6, granules = 3;
   static constexpr int slots = 1, segments = 1, segment_granules = 3, segment_least = 3, operand_stride = 200;
-  static constexpr int weight = 8, scale_entry = 9, elections = -1;
+  static constexpr int weight = 8, scale_entry = 9, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
   static constexpr auto scale = gemv::Scale::PerRow;

@@ -7,8 +7,8 @@ struct Launch {
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
       table_offset = 148352, feeder_tables_offset = 148448, owed_offset = 148832, left_offset = 148968,
-      fold_offset = 149760, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 157952,
-      tile_offset = 158208, scratch_offset = 164352, operand_offset = 164480; // shared memory, 169088 bytes
+      fold_offset = 149888, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 158080,
+      tile_offset = 158336, scratch_offset = 164480, operand_offset = 164608; // shared memory, 169216 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 3,
       instance_counter = 3, owed_words = 1;
 };
@@ -20,7 +20,7 @@ struct Fc10 : Launch {
   static constexpr int step = 0;
   static constexpr int rows = 336, cols = 112, tiles = 21, granules = 2;
   static constexpr int slots = 1, segments = 1, segment_granules = 2, segment_least = 2, operand_stride = 136;
-  static constexpr int weight = 7, scale_entry = 8, elections = -1;
+  static constexpr int weight = 7, scale_entry = 8, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Direct;
   static constexpr auto scale = gemv::Scale::Multiply;
@@ -48,7 +48,7 @@ struct Fc21 : Launch {
   static constexpr int step = 1;
   static constexpr int rows = 112, cols = 168, tiles = 7, granules = 3;
   static constexpr int slots = 3, segments = 1, segment_granules = 1, segment_least = 1, operand_stride = 72;
-  static constexpr int weight = 9, scale_entry = 10, elections = -1;
+  static constexpr int weight = 9, scale_entry = 10, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
   static constexpr auto fold = gemv::Fold::Tagged;
   static constexpr auto scale = gemv::Scale::Multiply;

@@ -33,7 +33,7 @@ struct Wo0 : Launch {
   static constexpr int step = 0;
   static constexpr int rows = 80, cols = 208, tiles = 5, granules = 4;
   static constexpr int slots = 32, segments = 1, segment_granules = 2, segment_least = 1, operand_stride = 136;
-  static constexpr int weight = 7, scale_entry = 8, elections = -1;
+  static constexpr int weight = 7, scale_entry = 8, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::SlotCta;
   static constexpr auto fold = gemv::Fold::Consumers;
   static constexpr auto scale = gemv::Scale::Multiply;

@@ -176,8 +176,8 @@ struct Attention {
   int chunk_rows = 256;        ///< fewest rows of a chunk: max(chunk_rows, rows / (kv_splits - tiles + 1)) make one, where tiles
                                ///< are pair tiles of all sequences, and a sequence's rows count once for each of its own
   int block_rows = 16;         ///< rows of one ring stage
-  int buffered_warps = 1;      ///< for which the ring holds two blocks each: they share a chunk that has more than a block for
-                               ///< every warp, so that a warp's next block is under way while it attends one
+  int buffered_warps = 1;      ///< for which the ring holds two blocks each, so that a warp's next block is under way while it
+  int buffered_from = 0;       ///< attends one: they share a chunk of more rows than these, all warps a shorter one
   int row_bytes = 0;           ///< of K or V of one KV head
   int row_stride = 0;          ///< between rows in a stage: the pad spreads them over shared-memory banks
   int pair_tiles = 1;          ///< pair tiles of one token: ceil(group / 8)

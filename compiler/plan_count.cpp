@@ -45,7 +45,7 @@ void countAttention(const Plan &plan, const ir::Layer &layer, const Step &s, con
     for (int c = 0; c < chunks; c++) {
       int begin = share(rows, c, chunks), length = share(rows, c + 1, chunks) - begin;
       int warps = a.fresh_rows && plan.warps > 1 && c == chunks - 1 ? plan.warps - 1 : plan.warps; // the last has this step's rows
-      if (length > warps * a.block_rows) warps = std::min(warps, a.buffered_warps);
+      if (length > a.buffered_from) warps = std::min(warps, a.buffered_warps);
       for (int w = 0; w < warps; w++) countRows(a, begin + share(length, w, warps), begin + share(length, w + 1, warps), &once);
     }
     n->copies += times * once.copies;

@@ -162,6 +162,7 @@ void writeAttention(OStream &j, const Plan &plan, const Step &s) {
     j.attribute("chunk_rows", s.attention.chunk_rows);
     j.attribute("block_rows", s.attention.block_rows);
     j.attribute("buffered_warps", s.attention.buffered_warps);
+    j.attribute("buffered_from", s.attention.buffered_from);
     j.attribute("warps", plan.warps);
     j.attribute("fresh_rows", s.attention.fresh_rows);
     j.attribute("scale", double(s.attention.scale));

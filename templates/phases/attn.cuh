@@ -91,7 +91,7 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       int begin = share(rows, u.chunk, u.chunks), length = share(rows, u.chunk + 1, u.chunks) - begin;
       // Where there are rows of this step, the last warp has them and no others.
       u.warps = H::fresh_rows && H::warps > 1 && u.chunk == u.chunks - 1 ? H::warps - 1 : H::warps;
-      if (length > u.warps * H::block_rows && H::buffered_warps < u.warps) u.warps = H::buffered_warps; // more than a block each
+      if (length > H::buffered_from && H::buffered_warps < u.warps) u.warps = H::buffered_warps;
       u.rounds = ((length + u.warps - 1) / u.warps + H::block_rows - 1) / H::block_rows;
       u.row_begin = begin + (cta.warp < u.warps ? share(length, cta.warp, u.warps) : length);
       u.row_end = begin + (cta.warp < u.warps ? share(length, cta.warp + 1, u.warps) : length);

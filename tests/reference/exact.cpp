@@ -131,7 +131,7 @@ struct AttentionJob {
     int64_t n = chunks(), begin = rows() * chunk / n, length = rows() * (chunk + 1) / n - begin;
     bool fresh = cut.fresh_rows && chunk == n - 1; // the last warp has this step's rows, and of the cache's none
     int64_t warps = fresh && cut.warps > 1 ? cut.warps - 1 : cut.warps;
-    if (length > warps * cut.block_rows) warps = std::min(warps, cut.buffered_warps); // more than a block each
+    if (length > cut.buffered_from) warps = std::min(warps, cut.buffered_warps);
     for (int64_t row = begin + length * warp / warps; warp < warps && row < begin + length * (warp + 1) / warps; ++row)
       addRow(kv_head, row, k.data(), v.data(), states);
     if (!fresh || warp != cut.warps - 1) return;

@@ -217,7 +217,7 @@ AttentionPlan readAttention(const Reader &reader) {
   attention.phase = reader.integer("phase");
   attention.kv_splits = reader.count("kv_splits");
   attention.chunk_rows = reader.count("chunk_rows");
-  attention.block_rows = reader.count("block_rows");
+  attention.buffered_from = reader.count("buffered_from");
   attention.buffered_warps = reader.count("buffered_warps");
   attention.warps = reader.count("warps");
   attention.fresh_rows = reader.boolean("fresh_rows");

@@ -53,7 +53,7 @@ struct GemvPlan {
 };
 
 struct AttentionPlan {
-  int64_t phase = 0, kv_splits = 0, chunk_rows = 0, block_rows = 0, buffered_warps = 0, warps = 0;
+  int64_t phase = 0, kv_splits = 0, chunk_rows = 0, buffered_from = 0, buffered_warps = 0, warps = 0;
   bool fresh_rows = false;
   double scale = 0;
 };

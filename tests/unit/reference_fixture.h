@@ -48,7 +48,7 @@ inline float plainChain(const float *a, const float *b, int64_t begin, int64_t e
 // What varies between cases. Sizes are awkward on purpose: head_dim is not a multiple of 32, ffn not of 64.
 struct Shape {
   int64_t hidden = 96, heads = 4, kv_heads = 2, hd = 48, ffn = 80, rotary = 24, max_pos = 64, page = 4;
-  int64_t wo_split = 4, kv_splits = 3, chunk_rows = 8, block_rows = 16, buffered_warps = 4, warps = 4;
+  int64_t wo_split = 4, kv_splits = 3, chunk_rows = 8, buffered_from = 64, buffered_warps = 4, warps = 4;
   std::string format = "nvfp4"; // of all matrices
   std::string kv = "fp8_e4m3";
   bool swizzled = true, divide = true, row_scale = true;
@@ -317,7 +317,7 @@ inline std::string Layer::plan() const {
          ",\"kv_heads\":" + std::to_string(s.kv_heads) + ",\"head_dim\":" + std::to_string(s.hd) + "},\"values\":[" +
          values() + "],\"phases\":[" + phases() + "],\"returns\":[\"y\",\"h\",\"p\",\"a\",\"q\",\"u\"],\"gemv\":[" +
          gemvs() + "],\"attention\":[{\"phase\":2,\"kv_splits\":" + std::to_string(s.kv_splits) +
-         ",\"chunk_rows\":" + std::to_string(s.chunk_rows) + ",\"block_rows\":" + std::to_string(s.block_rows) +
+         ",\"chunk_rows\":" + std::to_string(s.chunk_rows) + ",\"buffered_from\":" + std::to_string(s.buffered_from) +
          ",\"buffered_warps\":" + std::to_string(s.buffered_warps) + ",\"warps\":" + std::to_string(s.warps) +
          ",\"fresh_rows\":" + (s.fresh ? "true" : "false") + ",\"scale\":0.125}],\"events\":[],\"steps\":[]}]}";
 }

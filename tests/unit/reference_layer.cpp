@@ -325,7 +325,7 @@ TEST_CASE("reference attention alone: one token against a softmax in double") {
                      "{\"name\":\"a\",\"kind\":\"temp\",\"dtype\":\"bf16\",\"shape\":[-1,192]}],\"phases\":["
                      "{\"op\":\"attn\",\"operands\":[\"q\",\"kv\"],\"results\":[\"a\"],\"attrs\":{\"gate\":null}}],"
                      "\"returns\":[\"a\"],\"gemv\":[],\"attention\":[{\"phase\":0,\"kv_splits\":3,\"chunk_rows\":8,"
-                     "\"block_rows\":16,\"buffered_warps\":4,\"warps\":4,\"fresh_rows\":false,\"scale\":0.14433757}]}]}";
+                     "\"buffered_from\":64,\"buffered_warps\":4,\"warps\":4,\"fresh_rows\":false,\"scale\":0.14433757}]}]}";
   Output output;
   std::string error;
   // With the scale that the layer does not name, only 1/sqrt(head_dim) is right.

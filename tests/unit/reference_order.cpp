@@ -61,7 +61,7 @@ std::vector<uint16_t> literalAttention(const Shape &s, int64_t context, int64_t 
       std::vector<int64_t> rows;
       bool fresh = s.fresh && c == n - 1;
       int64_t cached = fresh ? s.warps - 1 : s.warps; // the last warp has this step's rows only
-      if (len > cached * s.block_rows && s.buffered_warps < cached) cached = s.buffered_warps;
+      if (len > s.buffered_from && s.buffered_warps < cached) cached = s.buffered_warps;
       for (int64_t j = c0 + len * w / cached; w < cached && j < c0 + len * (w + 1) / cached; ++j) rows.push_back(j);
       for (int64_t j = context; fresh && w == s.warps - 1 && j < context + step; ++j) rows.push_back(j);
       for (int64_t j : rows)
@@ -125,7 +125,7 @@ TEST_CASE("reference order: attention rows, warps and chunks as the contract tel
   checkAttention(shape, 62);
   shape.fresh = false;
   checkAttention(shape, 63);
-  shape.block_rows = 2; // fewer warps share the chunks that have more than a block for each
+  shape.buffered_from = 20; // fewer warps share a longer chunk
   shape.kv_splits = 2;
   shape.buffered_warps = 3;
   checkAttention(shape, 65);

@@ -100,7 +100,7 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "ring.release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));", "ring.release(cta, cache.number(cta, 2 * block));", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "[w].id = -1;", "[w].id = 0;", "tiny_attn_only", ""},
     {"phases/attn.cuh", "return 2 * u.warps * u.rounds;", "return 2 * (u.warps + 1) * u.rounds;", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
-    {"phases/attn.cuh", "ring.release(cta, cache.number(cta, 2 * block)", "ring.release(cta, cache.number(cta, 2 * block + 2)", "tiny_attn_only", "kv_splits=1 warps=3 ring=8", 4},
+    {"phases/attn.cuh", "ring.release(cta, cache.number(cta, 2 * block)", "ring.release(cta, cache.number(cta, 2 * block + 2)", "chunks", "kv_splits=1 warps=3 ring=8", 4},
     {"core/fast/attention.cuh", "if (part % (2 * apart) == 0) group.append(other);", "if (part == 0 && apart == 1) group.append(other);", "chunks", "math=fast kv_splits=40 warps=1", 7},
     {"phases/attn.cuh", "        v = ring.wait(cache.number(cta, 2 * block + 1));\n", "        v = ring.wait(cache.number(cta, 2 * block));\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "    cache.pass(cta, shared_unit<H>(cta));\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},

@@ -3,7 +3,7 @@
 
     table.py join DIR [-o FILE]   the reports of `phasec bench -o DIR/<name>.json` as one file (default DIR/all.json)
     table.py show FILE            targets and rows of one such file, for people
-    table.py write                the marked region of README.md, from the newest file in results/ of each GPU
+    table.py write                the marked region of README.md: every run from the newest file in results/ that has it
     table.py check                exit 1 when README.md says something else than `write` would"""
 
 import argparse
@@ -163,14 +163,19 @@ def show(results):
     return "\n".join(lines)
 
 
-def newest():
-    """The newest results of each GPU, by name of the GPU."""
-    found = {}
-    for path in sorted(HERE.glob("results/*.json")):
-        results = Results(json.loads(path.read_text()))
-        name = results.device["name"]
-        if name not in found or found[name][1].when < results.when:
-            found[name] = (path, results)
+def committed():
+    return [(path, Results(json.loads(path.read_text()))) for path in sorted(HERE.glob("results/*.json"))]
+
+
+def newest(documents):
+    """What to quote: files and their results, newest first; of each only the runs that no newer one of the same GPU has."""
+    found, seen = [], set()
+    for path, results in sorted(documents, key=lambda d: d[1].when, reverse=True):
+        gpu = results.device["name"]
+        results.runs = {name: run for name, run in results.runs.items() if (gpu, name) not in seen}
+        seen |= {(gpu, name) for name in results.runs}
+        if results.runs:
+            found.append((path, results))
     return found
 
 
@@ -178,7 +183,7 @@ def markdown(found):
     if not found:
         return NOTHING + "\n"
     lines = []
-    for path, r in found.values():
+    for path, r in found:
         lines += [f"{r.device['name']}, {r.device['driver']}, commit {r.commit}, read ceiling {min(r.ceilings()):.2f} to "
                   f"{max(r.ceilings()):.2f} TB/s, medians ([raw samples](tests/bench/results/{path.name})):", "",
                   "| " + " | ".join(HEAD) + " |", "|---|" + "--:|" * (len(HEAD) - 1)]
@@ -207,7 +212,7 @@ def main():
     elif arguments.what == "show":
         print(show(Results(json.loads(arguments.path.read_text()))))
     else:
-        found, text = newest(), README.read_text()
+        found, text = newest(committed()), README.read_text()
         if not found:
             print(NOTHING)
         wanted = rewritten(text, markdown(found))

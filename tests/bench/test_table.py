@@ -65,17 +65,23 @@ class TableTest(unittest.TestCase):
         r = self.results(qwen35_27b=report(bad, row(8, 57, 0.8)))
         self.assertIsNone(table.fraction("qwen35_27b")(r))
         self.assertIn("no memory", table.show(r))
-        self.assertNotIn("| 1 | 1024", table.markdown({"Fake": (self.work / "all.json", r)}))
+        self.assertNotIn("| 1 | 1024", table.markdown([(self.work / "all.json", r)]))
 
     def test_the_region_is_rewritten_and_nothing_else(self):
         r = self.results(qwen35_27b=report(row(1, 50, 0.9, 4.5)))
         text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
-        new = table.rewritten(text, table.markdown({"Fake": (self.work / "all.json", r)}))
+        new = table.rewritten(text, table.markdown([(self.work / "all.json", r)]))
         self.assertTrue(new.startswith("before\n" + table.BEGIN) and new.endswith(table.END + "\nafter\n"))
         self.assertIn("| qwen35_27b | 1 | 1024 | 50.00 | 4.000 | 0.900 | 4.50 | - |", new)
         self.assertNotIn("old", new)
         with self.assertRaises(SystemExit):
             table.rewritten("no region", "x")
+
+    def test_a_run_is_quoted_from_the_newest_results_that_have_it(self):
+        old = {"when": "2026-01-01 00:00 UTC", "commit": "a", "runs": {"x": report(row(1, 50, 0.9)), "y": report(row(1, 60, 0.9))}}
+        new = {"when": "2026-01-02 00:00 UTC", "commit": "b", "runs": {"x": report(row(1, 40, 0.9))}}
+        found = table.newest([(self.work / "old.json", table.Results(old)), (self.work / "new.json", table.Results(new))])
+        self.assertEqual([(r.commit, list(r.runs)) for _, r in found], [("b", ["x"]), ("a", ["y"])])
 
     def test_readme_agrees_with_the_results(self):
         done = subprocess.run([sys.executable, SOURCE / "tests" / "bench" / "table.py", "check"], capture_output=True, text=True)

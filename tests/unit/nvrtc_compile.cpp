@@ -274,7 +274,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
     auto compiled = nvrtc()->compile(request(flatten(target.sm, kernel), target.name));
     REQUIRE_MESSAGE(compiled.ok(), compiled.status().text());
     CHECK((compiled->ptx.find("cp.async.bulk") != std::string::npos) == target.bulk_copy);
-    CHECK((compiled->ptx.find("cp.async.cg") != std::string::npos) != target.bulk_copy);
+    CHECK(compiled->ptx.find("cp.async.cg") != std::string::npos); // rows of a cache, on every target
     CHECK((compiled->ptx.find("wgmma.mma_async") != std::string::npos) == target.warpgroup_mma);
   }
 }

@@ -86,8 +86,8 @@ PY
 resources() {
   local target
   for target in sm_80 sm_86 sm_89 sm_90a sm_100a sm_103a sm_120a sm_121a; do echo "$target"; done |
-    PHASEC_CACHE_DIR=$build/quickstart-targets xargs -P "$(nproc)" -I T sh -c \
-      '"$0" inspect "$1" --exact --device none --target T --json >"$2/T.json" 2>>"$2/talk.log" || { tail -n 5 "$2/talk.log"; exit 255; }' \
+    PHASEC_CACHE_DIR=$build/quickstart-targets xargs -P "$(nproc)" -n 1 sh -c \
+      '"$0" inspect "$1" --exact --device none --target "$3" --json >"$2/$3.json" 2>>"$2/talk.log" || { tail -n 5 "$2/talk.log"; exit 255; }' \
       "$phasec" "$1" "$work" || return
   python3 - "$work" <<'PY'
 import json, sys

@@ -138,7 +138,10 @@ Result<std::shared_ptr<const Artefact>> Store::readRow(int64_t id) {
   if (row) {
     RowView view = viewOf(row_);
     Bytes payload;
-    PHASEC_TRY(database_.readBlob("artefact", "payload", id, payload));
+    if (Status s = database_.readBlob("artefact", "payload", id, payload); !s.ok()) {
+      row_.reset(); // a file that has to be set aside must not be in use
+      return s;
+    }
     view.payload = payload;
     Checksum sum = checksumOf(view);
     std::span<const uint8_t> stored = row_.blob(8);
@@ -320,6 +323,8 @@ Result<Store::Published> Store::publish(const Compiled &compiled) {
 
 Status Store::flush(const std::map<int64_t, int64_t> &uses, const std::map<std::string, int64_t> &counters) {
   if (!writable_ || (uses.empty() && counters.empty())) return {};
+  // Damage that no look-up meets, in a listing or an index, is found by who closes: the file is then set aside.
+  PHASEC_TRY(forEach([](const EntryInfo &, std::string_view) {}));
   PHASEC_ASSIGN(Transaction transaction, Transaction::begin(database_));
   PHASEC_ASSIGN(Statement use, database_.prepare("UPDATE use SET used_s=max(used_s, ?2), uses=uses+?3 WHERE id=?1"));
   for (const auto &[id, count] : uses) {

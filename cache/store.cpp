@@ -12,6 +12,8 @@ namespace {
 constexpr int kQuarantineRowsMax = 32;
 
 constexpr const char *kCandidates = "SELECT id, toolchain FROM artefact WHERE wo_split=?1 AND fingerprint=?2";
+constexpr const char *kHidden = "SELECT 1 FROM artefact NOT INDEXED WHERE wo_split=?1 AND fingerprint=?2 "
+                                "AND (?3 IS NULL OR toolchain=?3)";
 constexpr const char *kRow = "SELECT wo_split, fingerprint, toolchain, layer, target, config, resources, sections, "
                              "checksum FROM artefact WHERE id=?1";
 
@@ -62,6 +64,7 @@ Store::Store(Database database, StoreRole role, bool writable)
 
 Status Store::prepareStatements() {
   PHASEC_ASSIGN(candidates_, database_.prepare(kCandidates));
+  PHASEC_ASSIGN(hidden_, database_.prepare(kHidden));
   PHASEC_ASSIGN(row_, database_.prepare(kRow));
   return {};
 }
@@ -122,12 +125,20 @@ Result<std::vector<std::pair<std::string, int64_t>>> Store::candidates(const Key
   candidates_.bind(1, key.wo_split).bindBlob(2, fingerprint);
   while (true) {
     PHASEC_ASSIGN(bool row, candidates_.step());
-    if (!row) return rows;
+    if (!row) break;
     std::string_view of = candidates_.text(1);
     if (toolchain && of != *toolchain) continue;
     rows.emplace_back(std::string(of), candidates_.integer(0));
     if (toolchain) return rows;
   }
+  if (!rows.empty()) return rows;
+  // A miss costs a compile: that it is one, and not a damaged index, is worth asking the rows themselves.
+  hidden_.bind(1, key.wo_split).bindBlob(2, fingerprint);
+  if (toolchain) hidden_.bind(3, *toolchain);
+  PHASEC_ASSIGN(bool hidden, hidden_.step());
+  hidden_.reset();
+  if (hidden) return Status(ErrorKind::CacheDamage, path() + ": its index does not lead to " + key.text());
+  return rows;
 }
 
 /// Null when the row is there but its checksum is not.

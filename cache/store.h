@@ -81,7 +81,7 @@ private:
   Database database_;
   StoreRole role_;
   bool writable_;
-  Statement candidates_, row_; // the two statements of a hit
+  Statement candidates_, hidden_, row_; // of a hit; hidden_ of a miss
 };
 
 /// Seconds since 1970.

@@ -248,7 +248,7 @@ PHASEC_DEVICE float take_sum(float *from) {
   asm volatile("atom.relaxed.gpu.global.exch.b32 %0, [%1], 0;" : "=r"(v) : "l"(from) : "memory");
   return from_bits(v);
 }
-/// Called inside spin loops; lets another fiber run on sim.
+/// Called inside spin loops: leaves the memory to those who are waited for; lets another fiber run on sim.
 PHASEC_DEVICE void spin_pause() { asm volatile("nanosleep.u32 60;"); }
 /// Adds to a counter in shared memory and returns the old value; acquire and release at CTA scope.
 PHASEC_DEVICE u32 add_shared(u32 *counter, u32 n) {

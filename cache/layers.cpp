@@ -297,11 +297,20 @@ std::optional<Hit> Cache::Impl::lookupFiles(const Query &query) {
     count(&CacheCounters::hits_blessed);
     return Hit{found->artefact, CacheLayer::Blessed, layer.path};
   }
-  if (!user.store()) return std::nullopt;
+  auto nobody = [&] {
+    for (BlessedLayer &layer : blessed)
+      if (layer.store)
+        if (Status s = layer.store->expectAbsent(query.key, toolchainOf(query), options.blessed_policy); !s.ok()) judge(s, layer.path);
+    return std::nullopt;
+  };
+  if (!user.store()) return nobody();
   recallToolchain(query);
-  Result<Store::Found> found = user.with<Store::Found>(
-      false, [&](Store &store) { return store.find(query.key, toolchainOf(query), options.user_policy); });
-  if (!judge(found, user.path())) return std::nullopt;
+  Result<Store::Found> found = user.with<Store::Found>(false, [&](Store &store) -> Result<Store::Found> {
+    PHASEC_ASSIGN(Store::Found found, store.find(query.key, toolchainOf(query), options.user_policy));
+    if (!found.artefact && !found.damaged) PHASEC_TRY(store.expectAbsent(query.key, toolchainOf(query), options.user_policy));
+    return found;
+  });
+  if (!judge(found, user.path())) return nobody();
   count(&CacheCounters::hits_user);
   user.touch(found->id);
   return Hit{found->artefact, CacheLayer::User, user.path()};

@@ -12,8 +12,6 @@ namespace {
 constexpr int kQuarantineRowsMax = 32;
 
 constexpr const char *kCandidates = "SELECT id, toolchain FROM artefact WHERE wo_split=?1 AND fingerprint=?2";
-constexpr const char *kHidden = "SELECT 1 FROM artefact NOT INDEXED WHERE wo_split=?1 AND fingerprint=?2 "
-                                "AND (?3 IS NULL OR toolchain=?3)";
 constexpr const char *kRow = "SELECT wo_split, fingerprint, toolchain, layer, target, config, resources, sections, "
                              "checksum FROM artefact WHERE id=?1";
 
@@ -64,7 +62,6 @@ Store::Store(Database database, StoreRole role, bool writable)
 
 Status Store::prepareStatements() {
   PHASEC_ASSIGN(candidates_, database_.prepare(kCandidates));
-  PHASEC_ASSIGN(hidden_, database_.prepare(kHidden));
   PHASEC_ASSIGN(row_, database_.prepare(kRow));
   return {};
 }
@@ -125,20 +122,22 @@ Result<std::vector<std::pair<std::string, int64_t>>> Store::candidates(const Key
   candidates_.bind(1, key.wo_split).bindBlob(2, fingerprint);
   while (true) {
     PHASEC_ASSIGN(bool row, candidates_.step());
-    if (!row) break;
+    if (!row) return rows;
     std::string_view of = candidates_.text(1);
     if (toolchain && of != *toolchain) continue;
     rows.emplace_back(std::string(of), candidates_.integer(0));
     if (toolchain) return rows;
   }
-  if (!rows.empty()) return rows;
-  // A miss costs a compile: that it is one, and not a damaged index, is worth asking the rows themselves.
-  hidden_.bind(1, key.wo_split).bindBlob(2, fingerprint);
-  if (toolchain) hidden_.bind(3, *toolchain);
-  PHASEC_ASSIGN(bool hidden, hidden_.step());
-  hidden_.reset();
-  if (hidden) return Status(ErrorKind::CacheDamage, path() + ": its index does not lead to " + key.text());
-  return rows;
+}
+
+Status Store::expectAbsent(const Key &key, const std::string &toolchain, ToolchainPolicy policy) {
+  auto fingerprint = fingerprintBytes(key.fingerprint);
+  PHASEC_ASSIGN(Statement rows, database_.prepare("SELECT 1 FROM artefact NOT INDEXED WHERE wo_split=?1 AND fingerprint=?2 "
+                                                  "AND (?3='' OR toolchain=?3)"));
+  rows.bind(1, key.wo_split).bindBlob(2, fingerprint);
+  rows.bind(3, policy == ToolchainPolicy::Any ? std::string_view() : std::string_view(toolchain));
+  PHASEC_ASSIGN(bool hidden, rows.step());
+  return hidden ? Status(ErrorKind::CacheDamage, path() + ": its index does not lead to " + key.text()) : Status();
 }
 
 /// Null when the row is there but its checksum is not.
@@ -334,8 +333,9 @@ Result<Store::Published> Store::publish(const Compiled &compiled) {
 
 Status Store::flush(const std::map<int64_t, int64_t> &uses, const std::map<std::string, int64_t> &counters) {
   if (!writable_ || (uses.empty() && counters.empty())) return {};
-  // Damage that no look-up meets, in a listing or an index, is found by who closes: the file is then set aside.
-  PHASEC_TRY(forEach([](const EntryInfo &, std::string_view) {}));
+  // Damage that no look-up meets is found by who closes, and the file is then set aside: counting meets every page of rows.
+  PHASEC_TRY(database_.queryInteger("SELECT (SELECT count(*) FROM artefact NOT INDEXED) + (SELECT count(*) FROM artefact) + "
+                                    "(SELECT count(*) FROM listing)").status());
   PHASEC_ASSIGN(Transaction transaction, Transaction::begin(database_));
   PHASEC_ASSIGN(Statement use, database_.prepare("UPDATE use SET used_s=max(used_s, ?2), uses=uses+?3 WHERE id=?1"));
   for (const auto &[id, count] : uses) {

@@ -28,6 +28,9 @@ public:
   };
   /// The newest row of `key` that the policy admits and whose checksum holds.
   Result<Found> find(const Key &key, const std::string &toolchain, ToolchainPolicy policy);
+  /// ErrorKind::CacheDamage when find() missed a row that is there: its index is broken. Reads every row's head, so it is for
+  /// misses, which cost a compile or an explanation anyway.
+  Status expectAbsent(const Key &key, const std::string &toolchain, ToolchainPolicy policy);
 
   /// The row's texts; nullopt when the row is not there or its texts do not match their checksum.
   Result<std::optional<Listing>> listing(const Key &key, const std::string &toolchain);
@@ -81,7 +84,7 @@ private:
   Database database_;
   StoreRole role_;
   bool writable_;
-  Statement candidates_, hidden_, row_; // of a hit; hidden_ of a miss
+  Statement candidates_, row_; // the two statements of a hit
 };
 
 /// Seconds since 1970.

@@ -299,7 +299,7 @@ std::optional<Hit> Cache::Impl::lookupFiles(const Query &query) {
   }
   auto nobody = [&] {
     for (BlessedLayer &layer : blessed)
-      if (layer.store)
+      if (layer.store && !damaged.count(query.key)) // told already
         if (Status s = layer.store->expectAbsent(query.key, toolchainOf(query), options.blessed_policy); !s.ok()) judge(s, layer.path);
     return std::nullopt;
   };

@@ -10,7 +10,7 @@ namespace planning {
 namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
-constexpr int64_t kReadsBytes = 256; // templates: Ring, a count per stage and the draws
+constexpr int64_t kReadsBytes = 128; // templates: Ring, a count per stage
 constexpr int64_t kStepBytes = 256, kUnitBytes = 64; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
@@ -36,14 +36,13 @@ int tokenColumns(ir::Format format) { return format == ir::Format::nvfp4 ? 8 : f
 struct Geometry {
   int warps, team, stages;
   int64_t stage_bytes;
-  int fold_buffers_min; ///< units whose sums are under way at once
 };
 
 /// What the steps need of shared memory besides the ring, for given slot counts.
 struct Need {
-  int64_t operand = 0, queries = 0, states = 0, fold = 0, scratch = 0;
+  int64_t operand = 0, queries = 0, states = 0, scratch = 0;
   int64_t work() const { return std::max(operand, queries + states); }
-  int64_t bytes(int fold_buffers) const { return work() + fold_buffers * (fold + 16) + scratch; }
+  int64_t bytes() const { return work() + scratch; }
 };
 
 class Fitting {
@@ -78,14 +77,22 @@ private:
     for (int64_t granules : stageGranules())
       for (int r : stages) {
         if (r < least && stages.size() > 1) break;
-        for (int buffers : {team(warps) > 1 ? 8 : 4, team(warps) > 1 ? 4 : 2}) {
-          Geometry g{warps, team(warps), r, std::max(granules * kStageUnit, leastStage()), buffers};
-          if (!fits(g) || (best && stagedSlots() >= best->first)) continue;
-          best = {stagedSlots(), g};
-          if (best->first == stagedGemvs()) return true; // as `g` has just been fitted
-        }
+        Geometry g{warps, team(warps), r, std::max(granules * kStageUnit, leastStage())};
+        if (!fits(g) || (best && stagedSlots() >= best->first)) continue;
+        best = {stagedSlots(), g};
+        if (best->first == stagedGemvs()) return lengthened(g, stages.front());
       }
-    return best && fits(best->second);
+    return best && lengthened(best->second, stages.front());
+  }
+  /// Gives the ring what is left, up to `most` stages, as long as no GEMV is cut further for it.
+  bool lengthened(Geometry g, int most) {
+    if (!fits(g)) return false;
+    for (int64_t slots = allSlots(); g.stages < most; g.stages++) {
+      Geometry longer = g;
+      longer.stages++;
+      if (!fits(longer) || allSlots() != slots) return fits(g);
+    }
+    return true;
   }
 
   /// Warps multiply in teams of four where the target can, weights have to be unpacked otherwise, and the tokens fit.
@@ -101,7 +108,7 @@ private:
     return true;
   }
 
-  /// In NVFP4 granules. Weights that need no unpacking pass quickly: longer stages, fewer draws.
+  /// In NVFP4 granules. Weights that need no unpacking pass quickly: longer stages, fewer turns.
   std::vector<int64_t> stageGranules() const { return unpacks() ? std::vector<int64_t>{8, 16, 6, 4} : std::vector<int64_t>{16, 8, 6, 4}; }
 
   /// Whether weights are unpacked before they are multiplied: more warps are needed to keep up with the bytes.
@@ -118,6 +125,12 @@ private:
     for (const Body &b : plan_.bodies)
       for (const Step &s : b.steps) n += s.op == ir::Op::qkv || s.op == ir::Op::fc1;
     return n;
+  }
+  int64_t allSlots() const {
+    int64_t slots = 0;
+    for (const Body &b : plan_.bodies)
+      for (const Step &s : b.steps) slots += s.gemv.slots;
+    return slots;
   }
   int64_t stagedSlots() const {
     int64_t slots = 0;
@@ -148,9 +161,6 @@ private:
       bytes = std::max(bytes, groups * granules * 4 * (g.format == ir::Format::nvfp4 ? 128 : 144));
     }
     return align(bytes, 128);
-  }
-  int64_t foldBytes(const Gemv &g) const {
-    return align(int64_t(g.segments_per_slot) * plan_.tokens_max * kTileRows * 4, 128);
   }
 
   std::vector<std::pair<int64_t, int64_t>> slotsOf(const Body &body, const Step &step, int slots) const {
@@ -184,7 +194,7 @@ private:
     int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
     for (int slots = 1; slots <= limit; slots++) {
       measure(body, step, geometry, slots);
-      if (operandBytes(g, geometry) + geometry.fold_buffers_min * (foldBytes(g) + 16) > available) continue;
+      if (operandBytes(g, geometry) > available) continue;
       if (step.op == ir::Op::fc2 && geometry.team > 1) {
         if (slots > kTeamSlotsMax && fitting) break;
         if (int64_t turns = teamTurns(g, geometry, ctas) * (kSlotCost + slots); turns < least) least = turns, fitting = slots;
@@ -201,7 +211,7 @@ private:
 
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + kReadsBytes + tileBytes(geometry) +
+    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + kReadsBytes + tileBytes(geometry) + piecesBytes(geometry) + arrivedBytes(geometry) +
                     kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
@@ -211,22 +221,21 @@ private:
         if (step.gemv.rows) {
           if (!chooseSlots(body, step, geometry, available)) return false;
           need.operand = std::max(need.operand, operandBytes(step.gemv, geometry));
-          need.fold = std::max(need.fold, foldBytes(step.gemv));
         }
         if (step.op != ir::Op::attn) continue;
         need.queries = std::max(need.queries, queryBytes(step.attention, module_.layers[body.layer].dim("head_dim")));
         need.states = std::max(need.states, stateBytes(step.attention, geometry.warps, plan_.tokens_max));
       }
     need.scratch = scratchBytes();
-    for (int fold_buffers : {16, 8, 4, geometry.fold_buffers_min})
-      if (need.bytes(fold_buffers) <= available) {
-        accept(geometry, need, fold_buffers);
-        return true;
-      }
-    return false;
+    if (need.bytes() > available) return false;
+    accept(geometry, need);
+    return true;
   }
 
   int64_t tileBytes(const Geometry &geometry) const { return align(int64_t(geometry.warps) * plan_.tokens_max * kTileRows * 4, 128); }
+  /// templates/fold.cuh: two row tiles of each warp, and in teams those that its warps share.
+  int64_t piecesBytes(const Geometry &geometry) const { return (geometry.team > 1 ? 1 + geometry.team : 2) * tileBytes(geometry); }
+  int64_t arrivedBytes(const Geometry &geometry) const { return align((geometry.warps + geometry.team - 1) * 4, 128); }
   int64_t tableBytes() const { return int64_t(plan_.table_entries) * 8; }
   /// Events do not exist yet: at most one before each step, or those that are written, with a slice per KV head or slot.
   int64_t owedBytes() const {
@@ -257,7 +266,7 @@ private:
     return align(floats * 4, 128);
   }
 
-  void accept(const Geometry &geometry, const Need &need, int fold_buffers) {
+  void accept(const Geometry &geometry, const Need &need) {
     plan_.warps = geometry.warps;
     plan_.team = geometry.team;
     plan_.stream.stages = geometry.stages;
@@ -273,11 +282,9 @@ private:
     l.owed = l.feeder_tables + 4 * tableBytes();
     l.left = l.owed + owedBytes();
     l.attention_units = l.left + leftBytes();
-    l.fold = align(l.attention_units + geometry.warps * kUnitBytes, 128);
-    l.fold_bytes = need.fold;
-    l.fold_buffers = fold_buffers;
-    l.fold_sync = l.fold + need.fold * fold_buffers;
-    l.tile = align(l.fold_sync + 16 * fold_buffers, 128);
+    l.pieces = align(l.attention_units + geometry.warps * kUnitBytes, 128);
+    l.arrived = l.pieces + piecesBytes(geometry);
+    l.tile = l.arrived + arrivedBytes(geometry);
     l.scratch = l.tile + tileBytes(geometry);
     l.operand = l.scratch + need.scratch;
     l.states = l.operand + need.queries;

@@ -3,9 +3,10 @@
 //
 // How a GEMV is cut. A weight image is row tiles of 16 rows; a tile is a run of granules of 64 k. K is cut into slots (for
 // wo: kv_heads * wo_split, by the wo_split formula; elsewhere as many as the operand's shared memory needs); a slot is cut
-// into segments, each the bytes of one ring stage. A unit is (slot, row tile); CTAs own units, and a CTA's warps draw the
-// segments of its units in order. A segment's result is one float per row and token; a slot is the left fold of its
-// segments, times the weight's scale; a row is the left fold of its slots. Nothing of this depends on the CTA count.
+// into segments, each the bytes of one ring stage. A unit is (slot, row tile); CTAs own units, and a CTA's warps share
+// the segments of its units. A segment's result is one float per row and token; a slot is the sum of its segments, times the
+// weight's scale; a row is the left fold of its slots. Under exact a slot is the left fold of its segments, whatever the CTA
+// count; under fast a cut between two warps may divide the sum.
 #pragma once
 
 #include "ir/layer.h"
@@ -247,12 +248,10 @@ struct Instance {
 
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
-  int64_t ring = 0, barriers = 0, units = 0, reads = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, fold = 0, fold_sync = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t ring = 0, barriers = 0, units = 0, reads = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, pieces = 0, arrived = 0, scratch = 0, operand = 0, bytes = 0;
   int64_t tile = 0;   ///< a warp's row tile while it adds slots
   int64_t attention_units = 0; ///< a warp's unit of attention
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
-  int64_t fold_bytes = 0; ///< of one fold buffer
-  int fold_buffers = 0;
 };
 
 struct Plan {

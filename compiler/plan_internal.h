@@ -28,7 +28,7 @@ void cutSegments(Gemv &gemv, const std::vector<std::pair<int64_t, int64_t>> &slo
 /// Lowers a layer to steps, table entries and regions: everything but sizes that depend on shared memory.
 Result<Body> lower(const ir::Module &module, int layer, const Schedule &schedule);
 
-/// Chooses warps, stages, slots and fold buffers so that every step fits the target's shared memory; cuts the GEMVs.
+/// Chooses warps, stages and slots so that every step fits the target's shared memory; cuts the GEMVs.
 Status fitShared(Plan &plan, const ir::Module &module);
 
 /// Inserts events (sync = auto), or takes those that are written (sync = explicit).

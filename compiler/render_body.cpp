@@ -320,7 +320,7 @@ std::string BodyText::call(const Step &s) const {
   case Op::norm: return "rms::run<" + n + ">(cta);";
   case Op::attn: return "attn::run<" + n + ">(cta, ring);";
   case Op::gather: return "gather::run<" + woOf(s) + ", " + n + ">(cta);";
-  default: return "gemv::run<" + n + ", " + finishName(s) + ">(cta, ring, folded);";
+  default: return "gemv::run<" + n + ", " + finishName(s) + ">(cta, ring);";
   }
 }
 

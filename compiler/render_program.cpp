@@ -86,8 +86,7 @@ private:
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
         << ", reads_offset = " << l.reads << ", step_offset = " << l.step
-        << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", owed_offset = " << l.owed << ", left_offset = " << l.left << ",\n      fold_offset = " << l.fold
-        << ", fold_buffers = " << l.fold_buffers << ", fold_bytes = " << l.fold_bytes << ", fold_sync_offset = " << l.fold_sync
+        << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", owed_offset = " << l.owed << ", left_offset = " << l.left << ",\n      pieces_offset = " << l.pieces << ", arrived_offset = " << l.arrived
         << ",\n      tile_offset = " << l.tile << ", scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
     out << "  static constexpr int table_entries = " << plan_.table_entries << ", step_counts = 0, instances = " << plan_.instances.size()
         << ", first_step = " << first_step_[plan_.instances[0].body] << ", steps = " << steps << ", calls = " << calls
@@ -148,7 +147,7 @@ private:
     out << "    default: return false; // attention fills its stages itself\n    }\n    return true;\n  }\n";
     for (size_t b = 0; b < bodies_.size(); b++) {
       out << "  // @" << module_.layers[plan_.bodies[b].layer].name << "\n";
-      out << "  PHASEC_DEVICE static void body" << b << "(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {\n";
+      out << "  PHASEC_DEVICE static void body" << b << "(Cta &cta, Ring<Launch> &ring, int call) {\n";
       bodies_[b].calls(out);
       out << "  }\n";
     }
@@ -179,12 +178,12 @@ private:
   }
 
   void runFunction(llvm::raw_ostream &out, bool many) const {
-    out << "  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int instance) {\n";
+    out << "  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {\n";
     for (size_t b = 0; b < plan_.bodies.size(); b++) {
       auto occurrences = std::count_if(plan_.instances.begin(), plan_.instances.end(), [&](const Instance &i) { return i.body == int(b); });
       if (many) out << "    if (instance_table[instance][0] == " << b << ") {\n  ";
       out << "    cta.round = cta.epoch * " << occurrences << "u + u32(" << (many ? "instance_table[instance][1]" : "instance") << ");\n";
-      out << (many ? "      " : "    ") << "body" << b << "(cta, ring, folded, calls_begin(instance));\n";
+      out << (many ? "      " : "    ") << "body" << b << "(cta, ring, calls_begin(instance));\n";
       if (many) out << "    }\n";
     }
     out << "  }\n";

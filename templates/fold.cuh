@@ -1,39 +1,28 @@
-// fold.cuh: where the warps of a CTA meet: each unit in flight has a buffer of per-segment sums, and the warp that brings the
-// last segment folds them in segment order.
+// fold.cuh: where the workers of a CTA meet. A worker keeps its sums in registers and lays them down when it leaves a unit; of a
+// unit that several workers share, each lays down a piece, and the warp that brings the last adds them up in order.
 #pragma once
 #include "cta.cuh"
 
-/// Buffers in which a CTA's warps meet: per unit in flight, sums[segment][token][row].
-template <class L> struct FoldBuffers {
-  PHASEC_DEVICE static float *sums(const Cta &cta, u32 unit) {
-    return (float *)(ptx::shared_base() + L::fold_offset + (unit % L::fold_buffers) * L::fold_bytes);
+/// Sums[token][row] that a warp lays down: of the unit that it begins, of the one that it joins, and, in a team, of up to three
+/// whose segments the warps of a team share. A barrier of all workers lies between the pieces of one pass and the next.
+template <class L> struct Pieces {
+  enum : int { kBegun, kJoined, kApart, kKinds = L::team > 1 ? kApart + L::team - 1 : kApart };
+  PHASEC_DEVICE static float *of(int warp, int kind) {
+    return (float *)(ptx::shared_base() + L::pieces_offset) + (warp * kKinds + kind) * L::tokens * 16;
   }
-  PHASEC_DEVICE static u32 *pending(const Cta &cta, u32 unit) {
-    return (u32 *)(ptx::shared_base() + L::fold_sync_offset) + unit % L::fold_buffers;
+  /// Pieces that a unit has got, by the warp that begins it, then those of teams; zero between passes.
+  PHASEC_DEVICE static u32 *arrived(int i) { return (u32 *)(ptx::shared_base() + L::arrived_offset) + i; }
+  PHASEC_DEVICE static void open() {
+    if (ptx::thread() < L::warps + L::team - 1) *arrived(ptx::thread()) = 0;
   }
-  /// Units that the buffer has seen folded: a count and not an mbarrier, since a warp may be several units ahead.
-  PHASEC_DEVICE static u32 *folds(const Cta &cta, u32 unit) { return pending(cta, unit) + L::fold_buffers; }
-  PHASEC_DEVICE static void open(const Cta &cta) {
-    if (ptx::thread() < L::fold_buffers) *pending(cta, u32(ptx::thread())) = *folds(cta, u32(ptx::thread())) = 0;
-  }
-  /// Waits until the units that used the buffer before have been folded.
-  PHASEC_DEVICE static void acquire(const Cta &cta, u32 unit) {
-    u32 before = unit / L::fold_buffers;
-    while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause(); // all lanes: a warp that parts is slow to meet
-    ptx::sync_warp();
-  }
-  /// True for the warp whose segment was the last of `segments`.
-  PHASEC_DEVICE static bool complete(const Cta &cta, u32 unit, u32 segments) {
+  /// True for the warp that brings the last of `n` pieces; it sees them all.
+  PHASEC_DEVICE static bool complete(const Cta &cta, int i, u32 n) {
     ptx::sync_warp();
     u32 old = 0;
     if (cta.lane == 0) {
-      old = ptx::add_shared(pending(cta, unit), 1u);
-      if (old == segments - 1u) *pending(cta, unit) = 0;
+      old = ptx::add_shared(arrived(i), 1u);
+      if (old == n - 1u) *arrived(i) = 0;
     }
-    return ptx::shfl(old, 0) == segments - 1u;
-  }
-  PHASEC_DEVICE static void release(const Cta &cta, u32 unit) {
-    ptx::sync_warp();
-    if (cta.lane == 0) ptx::add_shared(folds(cta, unit), 1u);
+    return ptx::shfl(old, 0) == n - 1u; // meets behind lane 0's acquire
   }
 };

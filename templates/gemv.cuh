@@ -1,22 +1,13 @@
-// gemv.cuh: the one matrix-vector engine behind qkv, wo, fc1 and fc2. A CTA owns a contiguous run of units (slot, row tile);
-// its warps draw the segments of its units, in order, as they come out of the ring. Where a target multiplies by warpgroups,
-// teams of four warps take the same segment of four row tiles, in turn. The warp that completes a unit's last segment folds
-// the unit, in segment order, whoever it is; where K has several slots, a warp per row tile adds them in slot order when all
-// are there. So the result does not depend on timing or on the CTA count.
+// gemv.cuh: the one matrix-vector engine behind qkv, wo, fc1 and fc2. A CTA owns a contiguous run of units (slot, row tile).
+// Their segments, unit after unit, are a list of turns, which its workers cut into runs of equal length (stream-K: Osama et al.,
+// 2023). A worker is a warp or, where a target multiplies by warpgroups, a team of four that takes the same segment of four row
+// tiles. It keeps the sums of its run in registers; the ring brings the first turn of every worker, then the second. Of a unit
+// that a cut divides, the warp that comes last adds the pieces in order; where K has several slots, a warp per row tile adds them
+// in slot order when all are there. So the result does not depend on timing.
 #pragma once
 #include "fold.cuh"
 #include "stream.cuh"
 #include "weights/layout.cuh"
-
-namespace gemv {
-
-/// One row of the plan's segment table.
-struct SegmentRow {
-  int granule_begin, granule_end, k_begin, k_end;
-};
-struct Part;
-
-} // namespace gemv
 
 // What core/<math>/ provides.
 namespace operand {
@@ -24,16 +15,21 @@ namespace operand {
 template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first);
 } // namespace operand
 namespace core {
-/// The segment's sums[token * 16 + row], from its granules in `stage` and the staged operand, which begins at k0. A team's warps
-/// call together; one whose part is not live has no row tile, reads anything and writes nothing. One warp, or a team.
-template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums);
+/// A warp's sums over segments of a row tile. `whole`: a unit's segments must all be one worker's. begin(piece) starts a unit;
+/// add(cta, stage, slot, part) multiplies a segment's granules in `stage` with the staged operand and adds; end() leaves the sums in
+/// piece[token * 16 + row]. The warps of a team call together; one whose part is not live reads anything and adds nothing.
+template <class G> struct Sums;
 } // namespace core
 
 namespace gemv {
 
 using weights::kGranuleK;
 using weights::kTileRows;
+
+/// One row of the plan's segment table.
+struct SegmentRow {
+  int granule_begin, granule_end, k_begin, k_end;
+};
 
 enum class Assignment { Balanced, Grid, SlotCta };
 enum class Fold { Direct, Tagged, ElectedCta, Consumers, Atomic };
@@ -66,6 +62,12 @@ template <class G> PHASEC_DEVICE int group_begin(int i) {
   int slot = i / groups, tile = (i - slot * groups) * group_tiles<G>();
   return slot * G::tiles + (tile < G::tiles ? tile : G::tiles);
 }
+/// The first tile of part i of `parts`. Where the largest part is of whole teams anyway, all parts are.
+template <class G> PHASEC_DEVICE int tile_begin(int tiles, int i, int parts) {
+  if (G::team == 1 || (tiles + parts - 1) / parts % G::team != 0) return share(tiles, i, parts);
+  int tile = share((tiles + G::team - 1) / G::team, i, parts) * G::team;
+  return tile < tiles ? tile : tiles;
+}
 /// Splits the units over the CTAs: the share of this one. The first `busy` CTAs are waited for behind this step; if they are
 /// few, the others have the late tiles.
 template <class G> PHASEC_DEVICE Units share_units(const Cta &cta, int busy = 0) {
@@ -83,13 +85,14 @@ template <class G> PHASEC_DEVICE Units share_units(const Cta &cta, int busy = 0)
   }
   if constexpr (late_tiles<G> > 0) {
     constexpr int others = G::tiles - late_tiles<G>;
-    Units u{share(others, cta.cta, cta.ctas), share(others, cta.cta + 1, cta.ctas), 0, 0};
+    Units u{tile_begin<G>(others, cta.cta, cta.ctas), tile_begin<G>(others, cta.cta + 1, cta.ctas), 0, 0};
     int first = 2 * busy > cta.ctas ? 0 : busy;
     if (cta.cta < first) return u;
-    u.late_begin = others + share(late_tiles<G>, cta.cta - first, cta.ctas - first);
-    u.late_end = others + share(late_tiles<G>, cta.cta - first + 1, cta.ctas - first);
+    u.late_begin = others + tile_begin<G>(late_tiles<G>, cta.cta - first, cta.ctas - first);
+    u.late_end = others + tile_begin<G>(late_tiles<G>, cta.cta - first + 1, cta.ctas - first);
     return u;
   }
+  if (G::slots == 1) return Units{tile_begin<G>(G::tiles, cta.cta, cta.ctas), tile_begin<G>(G::tiles, cta.cta + 1, cta.ctas), 0, 0};
   return Units{group_begin<G>(share(G::slots * groups, cta.cta, cta.ctas)), group_begin<G>(share(G::slots * groups, cta.cta + 1, cta.ctas)), 0, 0};
 }
 
@@ -103,6 +106,15 @@ template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
   return SegmentRow{row[0], row[1], row[2], row[3]};
 }
 
+/// Granules of a segment, counted from the slot's first: no look-up where all segments are equally long.
+struct Extent {
+  int begin, count;
+};
+template <class G> PHASEC_DEVICE Extent extent(int slot, int fold) {
+  if constexpr (G::segment_least == G::segment_granules) return Extent{fold * G::segment_granules, G::segment_granules};
+  SegmentRow s = segment_row<G>(slot, fold);
+  return Extent{s.granule_begin - segment_row<G>(slot, 0).granule_begin, s.granule_end - s.granule_begin};
+}
 /// k of the first and behind the last granule of a slot: what is staged for it.
 template <class G> PHASEC_DEVICE int slot_begin(int slot) { return segment_row<G>(slot, 0).granule_begin * kGranuleK; }
 template <class G> PHASEC_DEVICE int slot_end(int slot) { return segment_row<G>(slot, G::segments - 1).granule_end * kGranuleK; }
@@ -115,65 +127,116 @@ template <class G> PHASEC_DEVICE Units in_slot(const Units &u, int slot) {
   int begin = slot * G::tiles, end = begin + G::tiles;
   return Units{begin > u.begin ? begin : u.begin, end < u.end ? end : u.end, 0, 0};
 }
-/// A warp's part of what a team takes at once: one segment of so many neighbouring units or, of units that are too few for a
+template <class G> PHASEC_DEVICE int first_slot(const Units &u) { return G::slots == 1 ? 0 : u.begin / G::tiles; }
+
+/// Units of a slot that are computed together: those that are waited for, then the late ones.
+struct Pass {
+  int first, units; ///< counted from the CTA's first in the slot
+};
+template <class G> static constexpr int passes() { return late_tiles<G> > 0 ? 2 : 1; }
+PHASEC_DEVICE Pass pass_of(const Units &u, int pass) {
+  int others = u.end - u.begin;
+  return pass == 0 ? Pass{0, others} : Pass{others, u.late_end - u.late_begin};
+}
+
+/// A warp's part of a turn: one segment of as many neighbouring units as a team has warps or, of units that are too few for a
 /// team, as many segments of one, where the operand has columns left for them.
 struct Part {
-  int item;       ///< counted from the first unit's in the slot
-  int unit, fold; ///< unit counted likewise
+  int unit, fold; ///< the warp's; unit counted from the pass's first
   int first;      ///< segment of the team's first warp
-  bool live;      ///< false: the team has more warps than units are left
-  bool apart;     ///< every warp has a segment of its own
+  int begin, end; ///< the turns of these units
+  bool live;      ///< false: this warp has no unit, or another turn has its segment
+  int apart;      ///< every warp has a segment of its own: which of such units this is; else -1
 };
 /// Whether warps of a team can multiply different segments: those lie equally far apart in the operand.
 template <class G> static constexpr bool takes_apart() {
-  if constexpr (G::team > 1) return G::Format::columns * G::tokens <= 8 && G::segment_least == G::segment_granules && G::segments >= G::team;
+  if constexpr (G::team > 1 && !core::Sums<G>::whole) return G::Format::columns * G::tokens <= 8 && G::segment_least == G::segment_granules && G::segments >= G::team;
   else return false;
 }
-template <class G> static constexpr int draws_apart() { return (G::segments + G::team - 1) / G::team; }
-/// Whether the last `units` of a slot, too few for a team, are multiplied so: it must save a quarter of the draws.
+template <class G> static constexpr int turns_apart() { return (G::segments + G::team - 1) / G::team; }
+/// Whether the last `units` of a pass, too few for a team, are multiplied so: it must save a quarter of the turns.
 template <class G> PHASEC_DEVICE bool apart(int units) {
-  return takes_apart<G>() && units > 0 && units < G::team && 4 * units * draws_apart<G>() <= 3 * G::segments;
+  return takes_apart<G>() && units > 0 && units < G::team && 4 * units * turns_apart<G>() <= 3 * G::segments;
 }
-/// Part of draw d, of `units` units. The items of a draw follow one another.
+/// Part of turn d of a pass of so many units.
 template <class G> PHASEC_DEVICE Part part(int units, int d, int member) {
-  int whole = units / G::team * G::segments; // draws of whole teams
+  int whole = units / G::team * G::segments; // turns of whole teams
   if (takes_apart<G>() && d >= whole && apart<G>(units % G::team)) {
-    int unit = units / G::team * G::team + (d - whole) / draws_apart<G>(), begin = (d - whole) % draws_apart<G>() * G::team;
+    int unit = (d - whole) / turns_apart<G>(), begin = (d - whole) % turns_apart<G>() * G::team, from = whole + unit * turns_apart<G>();
     int first = begin < G::segments - G::team ? begin : G::segments - G::team, fold = first + member;
-    return Part{unit * G::segments + fold, unit, fold, first, fold >= begin, true};
+    return Part{units / G::team * G::team + unit, fold, first, from, from + turns_apart<G>(), fold >= begin, unit};
   }
-  int unit = d / G::segments * G::team, fold = d % G::segments, width = units - unit < G::team ? units - unit : G::team;
-  bool live = member < width;
-  return Part{unit * G::segments + fold * width + (live ? member : 0), unit + (live ? member : 0), fold, fold, live, false};
+  int group = d / G::segments, fold = d % G::segments, unit = group * G::team + member;
+  return Part{unit, fold, fold, group * G::segments, (group + 1) * G::segments, unit < units, -1};
 }
-template <class G> PHASEC_DEVICE int draws(int units) {
-  if (apart<G>(units % G::team)) return units / G::team * G::segments + units % G::team * draws_apart<G>();
+template <class G> PHASEC_DEVICE int turns(int units) {
+  if (apart<G>(units % G::team)) return units / G::team * G::segments + units % G::team * turns_apart<G>();
   return (units + G::team - 1) / G::team * G::segments;
 }
 
+template <class G> static constexpr int workers() { return G::warps / G::team; }
+/// How the workers cut a pass's turns: into runs of equal length, up to one grain. The stream has their first turns, then their
+/// second, and so on.
+template <class G> struct Cut {
+  static constexpr int grain = core::Sums<G>::whole ? G::segments : 1;
+  int least; ///< turns that every worker has
+  int more;  ///< so many workers, the first, have a grain more
+
+  PHASEC_DEVICE explicit Cut(int turns) : least(turns / grain / workers<G>() * grain), more(turns / grain % workers<G>()) {}
+  PHASEC_DEVICE int begin(int worker) const { return worker * least + (worker < more ? worker : more) * grain; }
+  PHASEC_DEVICE int count(int worker) const { return least + (worker < more ? grain : 0); }
+  /// Where a worker's turn i stands in the stream, and which turn stands at n.
+  PHASEC_DEVICE int place(int worker, int i) const {
+    return grain == 1 || i < least ? i * workers<G>() + worker : least * workers<G>() + (i - least) * more + worker;
+  }
+  PHASEC_DEVICE int at(int n) const {
+    if (n < least * workers<G>()) return begin(n % workers<G>()) + n / workers<G>();
+    n -= least * workers<G>();
+    return grain == 1 ? begin(n) + least : begin(n % more) + least + n / more;
+  }
+};
+
+/// Items of a pass: a turn has one for every warp of a team, of no bytes where a part is not live.
+template <class G> PHASEC_DEVICE int items(const Pass &pass) { return turns<G>(pass.units) * G::team; }
 template <class G> PHASEC_DEVICE int items(const Cta &cta) {
-  return units<G>(cta).count() * G::segments;
+  Units all = units<G>(cta);
+  int n = 0;
+  if (all.count() == 0) return 0;
+  for (int slot = first_slot<G>(all); slot < G::slots; slot++) {
+    Units u = in_slot<G>(all, slot);
+    if (u.count() <= 0) break;
+    for (int p = 0; p < passes<G>(); p++) n += items<G>(pass_of(u, p));
+  }
+  return n;
 }
 /// What item i of a CTA's step fetches. A slot between two granule bounds may hold no bytes.
 template <class G> PHASEC_DEVICE void fetch(const Cta &cta, const u64 *table, int i, Item &item) {
-  Units all = units<G>(cta);
-  int slot = G::slots == 1 ? 0 : (all.begin + i / G::segments) / G::tiles;
-  Units u = in_slot<G>(all, slot);
-  int in = i - (u.begin - all.begin) * G::segments, first = in / (G::segments * G::team) * G::team;
-  int width = u.count() - first < G::team ? u.count() - first : G::team, rest = in - first * G::segments;
-  if (apart<G>(width)) first += rest / G::segments, rest %= G::segments, width = 1;
-  int fold = width == 4 ? rest / 4 : width == 3 ? rest / 3 : width == 2 ? rest / 2 : rest; // by constants: the feeder is in a hurry
-  int tile = tile_at<G>(u, slot, first + rest - fold * width);
-  SegmentRow s = segment_row<G>(slot, fold);
+  Units all = units<G>(cta), u;
+  Pass pass;
+  int slot = first_slot<G>(all), p = 0;
+  for (;;) {
+    u = in_slot<G>(all, slot), pass = pass_of(u, p);
+    int n = items<G>(pass);
+    if (i < n) break;
+    i -= n;
+    if (++p == passes<G>()) p = 0, slot++;
+  }
+  Part part = gemv::part<G>(pass.units, Cut<G>(turns<G>(pass.units)).at(i / G::team), i % G::team);
+  SegmentRow s = segment_row<G>(slot, part.fold);
+  int tile = tile_at<G>(u, slot, pass.first + (part.live ? part.unit : 0));
   item.from = (const u8 *)table[G::weight] + ((i64)tile * G::granules + s.granule_begin) * G::Format::granule_bytes;
-  item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
+  item.bytes = part.live ? u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes : 0u;
 }
 
-template <class G> PHASEC_DEVICE float scaled(const Cta &cta, int row, float v) {
+/// The scale of a lane's rows of a tile (i, i + 32, ...): asked for before their sums are there.
+template <class G> PHASEC_DEVICE float row_scale(const Cta &cta, int tile) {
+  if (G::scale == Scale::None) return 1.0f;
+  int row = tile * kTileRows + cta.lane % kTileRows;
+  return ((const float *)cta.table[G::scale_entry])[G::scale == Scale::PerRow && row < G::rows ? G::checkpoint_row(row) : 0];
+}
+template <class G> PHASEC_DEVICE float scaled(float v, float scale) {
   if (G::scale == Scale::None) return v;
-  const float *scale = (const float *)cta.table[G::scale_entry];
-  if (G::scale == Scale::PerRow) return v * scale[row < G::rows ? G::checkpoint_row(row) : 0];
-  return G::scale == Scale::Divide ? ptx::div(v, scale[0]) : v * scale[0];
+  return G::scale == Scale::Divide ? ptx::div(v, scale) : v * scale;
 }
 
 /// Sum of a row's slots in slot order. `column` is the row's index.
@@ -184,14 +247,38 @@ template <class G> PHASEC_DEVICE float fold_slots(const Cta &cta, int token, int
   return sum;
 }
 
-/// Folds a completed unit and finishes its rows, or leaves the slot for whoever folds the slots. One warp.
-template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, int slot, int tile, float *sums) {
+/// Who lays down pieces of a unit: workers, and of each the members that have it.
+struct Sharers {
+  int first, last; ///< workers
+  int members_begin, members_end;
+  int apart; ///< as the part's
+
+  PHASEC_DEVICE int count() const { return (last - first + 1) * (members_end - members_begin); }
+  template <class G> PHASEC_DEVICE float *piece(int worker, int member) const {
+    using P = Pieces<typename G::L>;
+    return P::of(worker * G::team + member, apart >= 0 ? P::kApart + apart : worker == first ? P::kBegun : P::kJoined);
+  }
+  template <class G> PHASEC_DEVICE int counter() const { return apart >= 0 ? G::warps + apart : first * G::team + members_begin; }
+};
+/// Those of a part's unit; `worker` and `member` are one of them.
+template <class G> PHASEC_DEVICE Sharers sharers(const Cut<G> &cut, int worker, int member, const Part &p) {
+  Sharers s{worker, worker, p.apart < 0 ? member : 0, p.apart < 0 ? member + 1 : G::team, p.apart};
+  while (cut.begin(s.first) > p.begin) s.first--;
+  while (cut.begin(s.last + 1) < p.end) s.last++;
+  return s;
+}
+/// Adds a completed unit's pieces in order and finishes its rows, or leaves the slot for whoever adds the slots. One warp.
+template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, int slot, int tile, const Sharers &s, float scale) {
+  float *sums = s.piece<G>(s.first, s.members_begin);
 #pragma unroll 1
   for (int i = cta.lane; i < cta.tokens * kTileRows; i += 32) {
     float v = sums[i];
-    for (int s = 1; s < G::segments; s++) v = v + sums[s * G::tokens * kTileRows + i];
+#pragma unroll 1
+    for (int w = s.first; w <= s.last; w++)
+      for (int m = s.members_begin; m < s.members_end; m++)
+        if (w > s.first || m > s.members_begin) v = v + s.piece<G>(w, m)[i];
     int row = tile * kTileRows + i % kTileRows;
-    v = G::Transform::template finished<G>(cta, i / kTileRows, scaled<G>(cta, row, v));
+    v = G::Transform::template finished<G>(cta, i / kTileRows, scaled<G>(v, scale));
     i64 at = ((i64)slot * G::tokens + i / kTileRows) * G::rows + row;
     if (G::fold == Fold::Direct) sums[i] = v;
     else if (row >= G::rows) continue;
@@ -257,67 +344,86 @@ template <class G, class Finish> PHASEC_DEVICE void finish_tiles(const Cta &cta)
   float *sums = (float *)(ptx::shared_base() + G::tile_offset) + cta.warp * G::tokens * kTileRows;
 #pragma unroll 1
   for (int tile = cta.warp * cta.ctas + cta.cta; tile < G::tiles; tile += G::warps * cta.ctas) {
-    constexpr int together = G::tokens <= 2 ? 1 : 4;
+    if constexpr (G::tokens * kTileRows <= 32 && requires { typename Finish::template Element<G>; }) {
+      typename Finish::template Element<G> element; // what it needs besides the sum comes meanwhile
+      element.ask(cta, tile);
+      fold_tagged<G, 1>(cta, tile, cta.lane, sums);
+      element.finish(cta, sums);
+    } else {
+      constexpr int together = G::tokens <= 2 ? 1 : 4;
 #pragma unroll 1
-    for (int i = cta.lane; i - cta.lane < cta.tokens * kTileRows; i += 32 * together) fold_tagged<G, together>(cta, tile, i, sums);
-    ptx::sync_warp();
-    Finish::template rows<G>(cta, tile, sums);
-    ptx::sync_warp();
+      for (int i = cta.lane; i - cta.lane < cta.tokens * kTileRows; i += 32 * together) fold_tagged<G, together>(cta, tile, i, sums);
+      ptx::sync_warp();
+      Finish::template rows<G>(cta, tile, sums);
+      ptx::sync_warp();
+    }
   }
 }
 
-/// One part of a draw: multiplies, and folds the unit when it was the last. `n`: the unit's number since the launch began.
+/// A worker's run of a pass's turns.
+template <class G> struct Run {
+  Cut<G> cut;
+  int worker, begin, end;
+
+  PHASEC_DEVICE Run(const Cta &cta, const Pass &pass)
+      : cut(turns<G>(pass.units)), worker(cta.warp / G::team), begin(cut.begin(worker)), end(begin + cut.count(worker)) {}
+};
+
+/// Computes a run; the pass's first item has the number `first`.
 template <class G, class Finish>
-PHASEC_DEVICE void take(const Cta &cta, const Part &p, int slot, int tile, u32 item, u32 n) {
-  using Buffers = FoldBuffers<typename G::L>;
+PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass &pass, const Run<G> &run, u32 first) {
   using R = Ring<typename G::L>;
-  SegmentRow s = segment_row<G>(slot, p.fold);
-  const u8 *stage = p.live ? R::wait(item) : (const u8 *)staged<G>(cta);
-  if (p.live && p.unit >= G::fold_buffers) Buffers::acquire(cta, n); // those before the slot are folded
-  float *sums = Buffers::sums(cta, n);
-  core::segment<G>(cta, stage, s, p, slot_begin<G>(slot), sums + p.fold * G::tokens * kTileRows);
-  if (!p.live) return;
-  bool complete = Buffers::complete(cta, n, G::segments);
-  R::release_behind(cta, item);
-  if (complete) {
-    finish_unit<G, Finish>(cta, slot, tile, sums);
-    Buffers::release(cta, n);
+  int member = cta.warp % G::team;
+  core::Sums<G> sums;
+#pragma unroll 1
+  for (int d = run.begin; d < run.end;) { // by units
+    Part p = part<G>(pass.units, d, member);
+    Sharers all = sharers<G>(run.cut, run.worker, member, p);
+    int tile = tile_at<G>(u, slot, pass.first + (p.unit < pass.units ? p.unit : 0));
+    float scale = row_scale<G>(cta, tile);
+    ptx::sync_warp(); // the last unit's sums have been read
+    sums.begin(all.piece<G>(run.worker, member));
+    int stop = p.end < run.end ? p.end : run.end;
+#pragma unroll 1
+    for (; d < stop; d++) {
+      if (p.apart >= 0) p = part<G>(pass.units, d, member);
+      else p.fold = p.first = d - p.begin;
+      u32 item = first + u32(run.cut.place(run.worker, d - run.begin) * G::team + member);
+      const u8 *stage = p.live ? R::wait(item) : R::wait_empty(item);
+      sums.add(cta, stage, slot, p);
+      R::release(cta, item);
+    }
+    if (p.unit >= pass.units) continue;
+    sums.end(cta);
+    if (all.count() > 1 && !Pieces<typename G::L>::complete(cta, all.counter<G>(), u32(all.count()))) continue;
+    ptx::sync_warp();
+    finish_unit<G, Finish>(cta, slot, tile, all, scale);
   }
 }
 
-/// Computes this CTA's units. `folded` counts the units the CTA has folded since the launch began: all warps agree on it.
-/// Ends with every unit of the CTA stored; the caller signals, or adds the slots.
-template <class G, class Finish>
-PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring, u32 &folded) {
+/// Computes this CTA's units. Ends with every unit of the CTA stored; the caller signals, or adds the slots.
+template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring) {
   Units all = units<G>(cta);
   if (all.count() == 0) return;
 #pragma unroll 1
-  for (int slot = G::slots == 1 ? 0 : all.begin / G::tiles; G::slots == 1 ? slot == 0 : slot * G::tiles < all.end; slot++) {
-    G::await(cta, slot);
-    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand any more
-    operand::stage<G>(cta, slot, G::slots == 1 || slot == all.begin / G::tiles);
-    ptx::sync_workers(G::threads);
+  for (int slot = first_slot<G>(all); G::slots == 1 ? slot == 0 : slot * G::tiles < all.end; slot++) {
     Units u = in_slot<G>(all, slot);
-    int count = u.count();
-    if constexpr (G::team > 1) { // teams are equally fast: each takes its turn
+    Run<G> run(cta, pass_of(u, 0)); // before the CTA waits, not behind
+    run.begin = ptx::unknown(run.begin), run.end = ptx::unknown(run.end);
+    G::await(cta, slot);
+    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand or pieces any more
+    operand::stage<G>(cta, slot, slot == first_slot<G>(all));
+    ptx::sync_workers(G::threads);
 #pragma unroll 1
-      for (int d = cta.warp / G::team; d < draws<G>(count); d += G::warps / G::team) {
-        Part p = part<G>(count, d, cta.warp % G::team);
-        take<G, Finish>(cta, p, slot, tile_at<G>(u, slot, p.unit), ring.first + u32(p.item), folded + u32(p.unit));
+    for (int p = 0; p < passes<G>(); p++) {
+      Pass pass = pass_of(u, p);
+      if (p > 0) {
+        ptx::sync_workers(G::threads); // nor the previous pass's pieces
+        run = Run<G>(cta, pass);
       }
-    } else {
-      u32 drawn = ptx::shfl(ring.draw(cta), 0);
-#pragma unroll 1
-      while (int(drawn) < draws<G>(count)) {
-        u32 following = ring.draw(cta);
-        Part p = part<G>(count, int(drawn), 0);
-        take<G, Finish>(cta, p, slot, tile_at<G>(u, slot, p.unit), ring.first + u32(p.item), folded + u32(p.unit));
-        drawn = ptx::shfl(following, 0);
-      }
-      ring.skip(draws<G>(count));
+      compute<G, Finish>(cta, u, slot, pass, run, ring.first);
+      ring.first += u32(items<G>(pass));
     }
-    folded += u32(count);
-    ring.first += u32(count) * G::segments;
   }
 }
 

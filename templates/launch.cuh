@@ -45,7 +45,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.round = 0;
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
-  FoldBuffers<L>::open(cta);
+  Pieces<L>::open();
   event::open<L>();
   load_arrays<L>(cta);
   return cta;

@@ -18,8 +18,8 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 4, warps = 4, threads = 128, team = 1, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
-                       feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, fold_offset = 33664, fold_buffers = 2, fold_bytes = 2048;
-  static constexpr int fold_sync_offset = 37760, tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
+                       feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, pieces_offset = 33664, arrived_offset = 35712;
+  static constexpr int tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, steps = 1, calls = 1, instance_counter = 3, owed_words = 1;
 };
 //@ end
@@ -64,8 +64,8 @@ struct Program {
     gemv::fetch<Wo>(cta, table, item, to);
     return true;
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int) {
-    gemv::run<Wo, gather::Finish<Gather>>(cta, ring, folded);
+  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int) {
+    gemv::run<Wo, gather::Finish<Gather>>(cta, ring);
   }
 };
 //@ end
@@ -79,9 +79,8 @@ PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_
   ptx::sync_cta();
   if (cta.warp >= Launch::warps) return launch::feed<Program, Launch>(cta);
   launch::take_registers<Launch>();
-  u32 folded = 0;
   for (int instance = 0; instance < Launch::instances; instance++) {
-    Program::run(cta, ring, folded, instance);
+    Program::run(cta, ring, instance);
     if constexpr (Launch::instances > 1)
       if (instance + 1 < Launch::instances) launch::next_instance<Launch, Program>(cta, instance);
   }

@@ -263,12 +263,6 @@ PHASEC_DEVICE u32 peek_shared(const u32 *counter) {
   asm volatile("ld.relaxed.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))) : "memory");
   return v;
 }
-/// Takes a number from a counter in shared memory; orders nothing.
-PHASEC_DEVICE u32 draw(u32 *counter) {
-  u32 v;
-  asm volatile("atom.relaxed.cta.shared::cta.add.u32 %0, [%1], 1;" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))) : "memory");
-  return v;
-}
 PHASEC_DEVICE u32 load_shared_acquire(const u32 *counter) {
   u32 v;
   asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];" : "=r"(v) : "r"(u32(__cvta_generic_to_shared(counter))) : "memory");
@@ -363,10 +357,6 @@ PHASEC_DEVICE void publish(u32 *count, u32 v) {
 PHASEC_DEVICE void publish(u32 *count, u32 v, u32 *other, u32 w) {
   asm volatile("fence.acq_rel.cta;\n\tst.relaxed.cta.shared::cta.u32 [%0], %1;\n\tst.relaxed.cta.shared::cta.u32 [%2], %3;" ::"r"(shared_address(count)),
                "r"(v), "r"(shared_address(other)), "r"(w) : "memory");
-}
-/// The same without order of its own.
-PHASEC_DEVICE void store_shared(u32 *count, u32 v) {
-  asm volatile("st.relaxed.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");
 }
 /// Stands still for so many nanoseconds.
 PHASEC_DEVICE void pause(u32 nanoseconds) {

@@ -1,8 +1,8 @@
 // stream.cuh: the byte stream. A CTA owns a ring of stages in shared memory; its last warp, the feeder, fills them, lane s the
 // stage s, in the plan's order: every weight segment that the CTA will compute with, across phases and instances, gated by
 // nothing but free stages. What it fetches never depends on activations, so loads stay in flight while the CTA waits for an
-// event. Working warps draw the next item when they are ready for one, so a slow warp delays nobody. KV rows come one by one
-// and belong to few warps at a time: attention borrows the stages and fills them itself, in the same order.
+// event. Which warp reads an item is fixed: workers take turns. KV rows come one by one and belong to few warps at a time:
+// attention borrows the stages and fills them itself, in the same order.
 #pragma once
 #include "cta.cuh"
 
@@ -24,7 +24,6 @@ struct Item {
 /// The working warps' end of the ring. All of them agree on what it holds.
 template <class L> struct Ring {
   u32 first; ///< number of the step's first item
-  u32 drawn; ///< draws that the steps before have made
 
   PHASEC_DEVICE static u8 *stage(u32 n) { return ptx::shared_base() + L::ring_offset + n % L::stages * L::stage_bytes; }
   /// Complete when item n has landed.
@@ -33,23 +32,17 @@ template <class L> struct Ring {
   PHASEC_DEVICE static u32 *reads(u32 n) { return (u32 *)(ptx::shared_base() + L::reads_offset) + n % L::stages; }
   /// Whether what lay in its stage before item n has been read.
   PHASEC_DEVICE static bool free(u32 n) { return ptx::load_shared_acquire(reads(n)) == n / L::stages; }
-  PHASEC_DEVICE static u32 *draws() { return (u32 *)(ptx::shared_base() + L::reads_offset) + L::stages; }
 
   /// One warp, before a barrier.
   PHASEC_DEVICE void open(const Cta &cta) {
-    first = drawn = 0;
+    first = 0;
     if (cta.warp == 0 && cta.lane < L::stages) {
       ptx::mbar_init(full(u32(cta.lane)), 1);
       *reads(u32(cta.lane)) = 0;
     }
-    if (ptx::thread() == 0) *draws() = 0;
     ptx::mbar_init_fence();
   }
-  /// Lane 0 draws the next item, counted from the last skip(); a warp draws until it draws one that is not there.
-  PHASEC_DEVICE u32 draw(const Cta &cta) const { return cta.lane == 0 ? ptx::draw(draws()) - drawn : 0u; }
-  /// The draws of `items` items are over.
-  PHASEC_DEVICE void skip(int items) { drawn += u32(items + L::warps); }
-  /// Item n, once its bytes have landed. A warp may draw far ahead of one that is slow: while the stage still belongs to an
+  /// Item n, once its bytes have landed. A warp may be far ahead of one that is slow: while the stage still belongs to an
   /// earlier item, the barrier's parity says nothing about n. That is rare, so it is looked at beside the wait.
   PHASEC_DEVICE static const u8 *wait(u32 n) {
     u32 lap = ptx::peek_shared(reads(n));
@@ -58,6 +51,12 @@ template <class L> struct Ring {
       while (!free(n)) ptx::spin_pause();
       ptx::mbar_wait(full(n), (n / L::stages) & 1u);
     }
+    return stage(n);
+  }
+  /// The same of an item that nobody has anything in.
+  PHASEC_DEVICE static const u8 *wait_empty(u32 n) {
+    while (!free(n)) ptx::spin_pause();
+    ptx::mbar_wait(full(n), (n / L::stages) & 1u);
     return stage(n);
   }
   /// Waits until item n may be filled. One warp.
@@ -75,10 +74,6 @@ template <class L> struct Ring {
   PHASEC_DEVICE static void release(const Cta &cta, u32 n, u32 m) {
     ptx::sync_warp();
     if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u, reads(m), m / L::stages + 1u);
-  }
-  /// The same, when lane 0 has just passed an acquire and release of its own.
-  PHASEC_DEVICE static void release_behind(const Cta &cta, u32 n) {
-    if (cta.lane == 0) ptx::store_shared(reads(n), n / L::stages + 1u);
   }
 };
 

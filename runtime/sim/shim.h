@@ -148,7 +148,6 @@ inline u32 turn_acq_rel(u32 *counter, u32 last) {
 }
 inline u32 add_shared(u32 *counter, u32 n) { return phasec_sim_api.add_shared(phasec_sim_api.engine, counter, n); }
 inline u32 peek_shared(const u32 *counter) { return *static_cast<const volatile u32 *>(counter); }
-inline u32 draw(u32 *counter) { return add_shared(counter, 1u); }
 inline u32 load_shared_acquire(const u32 *counter) { return phasec_sim_api.load_shared_acquire(phasec_sim_api.engine, counter); }
 /// The tag is a counter to the engine, so that who waits for it is woken; the float is there before it.
 inline void store_tagged(u64 *to, float v, u32 tag) {
@@ -211,7 +210,6 @@ inline void gather_rows(long long offset, int rows, const u8 *first, u8 *to, u64
 }
 inline void publish(u32 *count, u32 v) { add_shared(count, v - *static_cast<volatile u32 *>(count)); }
 inline void publish(u32 *count, u32 v, u32 *other, u32 w) { publish(count, v), publish(other, w); }
-inline void store_shared(u32 *count, u32 v) { publish(count, v); }
 inline void pause(u32) {} // the engine's seeds stand for every order
 inline void feeder_pause() { phasec_sim_api.feeder_pause(phasec_sim_api.engine); }
 
@@ -351,6 +349,7 @@ template <int Groups> inline void wgmma_lanes(void *const *lanes, float (*decode
 template <bool First, int Groups> inline void wgmma(const char *what, void (*compute)(void *const *), float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
   const u8 *p = shared_base() - shared_address(shared_base()) + ((b & 0x3fffu) << 4);
   WgmmaLane lane{d, a, p, u32(b >> 16 & 0x3fffu) << 4, u32(b >> 32 & 0x3fffu) << 4, First};
+  (void)shared_address(p), (void)shared_address(p + u32(Groups - 1) * lane.along_n + lane.along_k + 8 * 16); // all of it is the CTA's
   phasec_sim_api.together(phasec_sim_api.engine, what, compute, &lane);
 }
 template <bool First, int Groups> inline void wgmma_e5m2(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {

@@ -39,7 +39,6 @@ void checkShared(const Plan &p, const ir::Module &module) {
       if (s.gemv.rows) floats = std::max(floats, p.tokens_max * segments);
       if (s.gemv.rows) {
         operand = std::max<int64_t>(operand, int64_t(p.tokens_max) * s.gemv.operand_stride * 2);
-        REQUIRE(l.fold_bytes >= int64_t(s.gemv.segments_per_slot) * p.tokens_max * 16 * 4);
         REQUIRE(s.gemv.operand_stride % 2 == 0);
       }
       if (s.op == ir::Op::attn) { // eight pairs' queries, then this step's rows or the states of half the warps
@@ -61,15 +60,15 @@ void checkShared(const Plan &p, const ir::Module &module) {
   checkDisjoint({{"ring", l.ring, l.ring + stages * p.stream.stage_bytes},
                  {"barriers", l.barriers, l.barriers + stages * 8},
                  {"units", l.units, l.units + steps * 16},
-                 {"reads", l.reads, l.reads + (stages + 1) * 4}, // and the draws
+                 {"reads", l.reads, l.reads + stages * 4},
                  {"step", l.step, l.step + 16 + 17 * 4 + 16 * 4}, // page table, its stride, first tokens, contexts
                  {"table", l.table, l.table + p.table_entries * 8},
                  {"feeder tables", l.feeder_tables, l.feeder_tables + 4 * p.table_entries * 8},
                  {"owed", l.owed, l.owed + p.event_words * 4},
                  {"left", l.left, l.left + steps * 4},
                  {"attention units", l.attention_units, l.attention_units + p.warps * 13 * 4},
-                 {"fold", l.fold, l.fold + l.fold_buffers * l.fold_bytes},
-                 {"fold_sync", l.fold_sync, l.fold_sync + l.fold_buffers * 8},
+                 {"pieces", l.pieces, l.pieces + int64_t(p.warps) * (p.team > 1 ? 5 : 2) * p.tokens_max * 16 * 4},
+                 {"arrived", l.arrived, l.arrived + (p.warps + p.team - 1) * 4},
                  {"tile", l.tile, l.tile + int64_t(p.warps) * p.tokens_max * 16 * 4},
                  {"scratch", l.scratch, l.scratch + floats * 4},
                  {"operand", l.operand, l.operand + std::max<int64_t>(operand, 1)}},
@@ -90,8 +89,8 @@ void checkShared(const Plan &p, const ir::Module &module) {
   REQUIRE(l.feeder_tables % 8 == 0);
   REQUIRE(l.attention_units % 4 == 0);
   REQUIRE(l.states % 16 == 0);
-  REQUIRE(l.fold % 4 == 0);
-  REQUIRE(l.fold_sync % 4 == 0);
+  REQUIRE(l.pieces % 4 == 0);
+  REQUIRE(l.arrived % 4 == 0);
   REQUIRE(l.scratch % 4 == 0);
   REQUIRE(l.operand % 16 == 0);
 }
@@ -206,6 +205,10 @@ TEST_CASE("warps and ring that the host sets are what the plan has") {
     for (const char *ring : {"2", "5", "16", "32"}) {
       INFO(std::string(warps), " warps, ring of ", std::string(ring));
       auto made = tryPlan(layers, std::string("warps=") + warps + " ring=" + ring);
+      if (!made.ok() && std::stoi(warps) > 28 && std::stoi(ring) > 16) { // more than fits, and it says so
+        CHECK(contains(made.status().text(), "a shorter ring"));
+        continue;
+      }
       REQUIRE(made.ok());
       const Plan &p = *made;
       CHECK(p.warps == std::stoi(warps));

@@ -27,6 +27,10 @@ const char *kApart = "apart"; // 26 row tiles of six even segments: two are left
 const char *kApartText = "layer @apart {\n  tokens 1..4\n  in %u : bf16[tokens, 1536]\n  weight %w : fp8_e4m3[416, 1536] { scale = tensor }\n"
                          "  %y = head %u, %w\n  return %y\n}\n";
 
+const char *kUneven = "uneven"; // three row tiles are left over, and a team shares the segments of more than one
+const char *kUnevenText = "layer @uneven {\n  tokens 1..4\n  in %u : bf16[tokens, 4096]\n  weight %w : fp8_e4m3[112, 4096] { scale = tensor }\n"
+                          "  %y = head %u, %w\n  return %y\n}\n";
+
 const char *kChunks = "chunks"; // tiles whose rows are cut into chunks, which CTAs finish in any order
 const char *kChunksText = "layer @chunks {\n  dims heads = 8, kv_heads = 2, head_dim = 32\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
                           "  cache %kv : bf16 paged(page = 16, order = nhd)\n  %a = attn %q, %kv\n  return %a\n}\n";
@@ -48,7 +52,7 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
@@ -68,7 +72,7 @@ const Mutant kMutants[] = {
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + group, u32(count))) return;", "", "step", ""},
     {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + A::groups, A::groups)) return;", "if (group != A::groups - 1) return;", "step", ""},
     // events that count row tiles and pairs: an arrival too few is a deadlock, one too many lets readers in early
-    {"epilogue.cuh", "H::signal(cta);", "if (tile > 0) H::signal(cta);", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
+    {"epilogue.cuh", "    }\n    H::signal(cta);", "    }\n    if (tile > 0) H::signal(cta);", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
     {"phases/qkv.cuh", "H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "if (tile > 0) H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
     {"phases/attn.cuh", "(H::tokens - cta.tokens) * H::group : 0", "(H::tokens - cta.tokens) * H::group - 1 : 0", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
     {"cta.cuh", "if (weight == 0) continue;", "if (weight == 0 || (cta.cta == 0 && E::counter == E::instance_counter)) continue;", "tiny_stack", "wo_split=2", 4, "deadlock"},
@@ -95,8 +99,7 @@ const Mutant kMutants[] = {
     {"stream.cuh", "ptx::stream_wait(full(n), (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
     {"stream.cuh", "bool mine = ready && R::free(cursor.next);", "bool mine = ready;", "deep", "wo_split=2 warps=2 ring=4"},
     {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u, reads(m), m / L::stages + 1u);", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
-    {"stream.cuh", "if (cta.lane == 0) ptx::store_shared(reads(n), n / L::stages + 1u);", "", "deep", "wo_split=2 warps=2 ring=4", 4, "deadlock"},
-    {"stream.cuh", "drawn += u32(items + L::warps);", "drawn += u32(items);", "tiny_qwen35_27b", "", 4, "deadlock"},
+    {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);", "", "deep", "wo_split=2 warps=2 ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "ring.release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));", "ring.release(cta, cache.number(cta, 2 * block));", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "[w].id = -1;", "[w].id = 0;", "tiny_attn_only", ""},
     {"phases/attn.cuh", "return 2 * u.warps * u.rounds;", "return 2 * (u.warps + 1) * u.rounds;", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
@@ -104,20 +107,32 @@ const Mutant kMutants[] = {
     {"core/fast/attention.cuh", "if (part % (2 * apart) == 0) group.append(other);", "if (part == 0 && apart == 1) group.append(other);", "chunks", "math=fast kv_splits=40 warps=1", 7},
     {"phases/attn.cuh", "        v = ring.wait(cache.number(cta, 2 * block + 1));\n", "        v = ring.wait(cache.number(cta, 2 * block));\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "    cache.pass(cta, shared_unit<H>(cta));\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
-    {"gemv.cuh", "tile_at<G>(u, slot, first + rest - fold * width);", "tile_at<G>(u, slot, first + (rest + 1) - fold * width);", "deep", "wo_split=2"},
-    {"gemv.cuh", "u.late_begin = others + share(late_tiles<G>, cta.cta - first,", "u.late_begin = others + 1 + share(late_tiles<G>, cta.cta - first,", "tiny_qwen35_27b", "tokens_max=2"},
+    {"gemv.cuh", "pass.first + (part.live ? part.unit : 0)", "pass.first + (part.live ? part.unit ^ 1 : 0)", "deep", "wo_split=2"},
+    {"gemv.cuh", "u.late_begin = others + tile_begin<G>(late_tiles<G>, cta.cta - first,", "u.late_begin = others + 1 + tile_begin<G>(late_tiles<G>, cta.cta - first,", "tiny_qwen35_27b", "tokens_max=2"},
     {"gemv.cuh", "if (unit >= G::late_begin) unit +=", "if (unit > G::late_begin) unit +=", "tiny_qwen35_27b", "tokens_max=2"},
-    {"gemv.cuh", "width == 3 ? rest / 3", "width == 3 ? rest / 4", "teams", "", 5},
-    {"gemv.cuh", "if (!p.live) return;", "", "teams", "", 5},
+    {"gemv.cuh", "(group + 1) * G::segments, unit < units, -1}", "(group + 1) * G::segments, unit + 1 < units, -1}", "teams", "", 5},
+    {"core/fast/warpgroup.cuh", "if (!p.live) return;", "", "apart", "math=fast", 1},
+    // runs of turns, and units that a cut divides
+    {"gemv.cuh", "grain == 1 || i < least ? i * workers", "true ? i * workers", "deep", "wo_split=2"},
+    {"gemv.cuh", "begin(n) + least :", "begin(n) :", "deep", "math=fast"},
+    {"gemv.cuh", "if (w > s.first || m > s.members_begin) v =", "if (w > s.first + 1 || m > s.members_begin) v =", "deep", "math=fast"},
+    {"gemv.cuh", "worker == first ? P::kBegun : P::kJoined", "P::kBegun", "deep", "math=fast wo_split=1 warps=3", 1},
+    {"gemv.cuh", "while (cut.begin(s.last + 1) < p.end) s.last++;", "", "deep", "math=fast"},
+    {"gemv.cuh", "p.apart < 0 ? member + 1 : G::team", "member + 1", "apart", "math=fast", 1},
+    {"gemv.cuh", "apart >= 0 ? P::kApart + apart :", "", "uneven", "math=fast warps=8", 1},
+    {"gemv.cuh", "apart >= 0 ? G::warps + apart :", "", "uneven", "math=fast warps=8", 1},
+    {"fold.cuh", "if (old == n - 1u) *arrived(i) = 0;", "", "deep", "math=fast wo_split=1 warps=3", 1},
+    {"fold.cuh", "old = ptx::add_shared(arrived(i), 1u);", "old = n - 1u;", "deep", "math=fast"},
+    {"core/exact/segment.cuh", "first ? sum : *at + sum", "sum", "deep", "wo_split=1"},
+    {"epilogue.cuh", "sums[cta.lane] + r[0]", "sums[cta.lane]", "tiny_qwen35_27b", "tokens_max=2"},
     {"core/fast/warpgroup.cuh", "if (g < G::segment_least || g < count) add", "add", "teams", "math=fast", 5},
-    {"core/fast/warpgroup.cuh", "acc[j][1], 0.0625f", "acc[j][1], 0.0f", "teams", "math=fast", 5},
+    {"core/fast/warpgroup.cuh", "acc[1], 0.0625f", "acc[1], 0.0f", "teams", "math=fast", 5},
     {"core/fast/pairs.cuh", "w.word[j] = j == block ? codes : 0u", "w.word[j] = codes", "teams", "math=fast", 5},
     {"core/fast/nvfp4.cuh", "ptx::from_f16(scales), ptx::from_f16(scales >> 16)", "ptx::from_f16(scales), ptx::from_f16(scales)", "teams", "math=fast", 5},
     {"gemv.cuh", "fold = first + member;", "fold = first + (member ^ 1);", "apart", "math=fast", 1},
-    {"gemv.cuh", "unit, fold, first, fold >= begin, true", "unit, fold, first, true, true", "apart", "math=fast", 1},
-    {"gemv.cuh", "if (apart<G>(width)) first +=", "if (false) first +=", "apart", "math=fast", 1},
+    {"gemv.cuh", "turns_apart<G>(), fold >= begin,", "turns_apart<G>(), true,", "apart", "math=fast", 1},
     {"core/fast/warpgroup.cuh", "member & 1 ? d[1][i] : v", "v", "apart", "math=fast", 1},
-    {"core/fast/warpgroup.cuh", " - (p.fold - p.first) * G::segment_granules;", " - (p.fold - p.first) * (G::segment_granules + 1);", "apart", "math=fast", 1},
+    {"core/fast/warpgroup.cuh", "gemv::extent<G>(slot, p.first);", "gemv::extent<G>(slot, p.fold);", "apart", "math=fast", 1},
     // the choice
     {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
     {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},
@@ -142,15 +157,14 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "    u.state += tiles * u.chunks;\n", "", "chunks", "", 7},
     // order of sums
     {"gemv.cuh", "slots + ((i64)(first + s) * G::tokens", "slots + ((i64)(G::slots - 1 - first - s) * G::tokens", "deep", "wo_split=4"},
-    {"gemv.cuh", "for (int s = 1; s < G::segments; s++) v = v + sums[s *", "for (int s = 1; s < G::segments; s++) v = v + sums[(G::segments - s) *", "deep", "wo_split=1"},
     {"rms.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
     // synchronisation inside a CTA
-    {"gemv.cuh", "    ptx::sync_workers(G::threads);\n    Units u = in_slot", "    Units u = in_slot", "deep", "wo_split=2"},
-    {"gemv.cuh", "    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand any more\n", "", "deep", "wo_split=8 partition=wide", 1},
+    {"gemv.cuh", "    ptx::sync_workers(G::threads);\n#pragma unroll 1", "#pragma unroll 1", "deep", "wo_split=2"},
+    {"gemv.cuh", "    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand or pieces any more\n", "", "deep", "wo_split=8 partition=wide", 1},
     {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_qwen35_27b", ""},
     {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_llama31_8b", "", 7},
     {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    merge_warps<H>", "    merge_warps<H>", "tiny_attn_only", ""},
-    {"fold.cuh", "while (i32(ptx::load_shared_acquire(folds(cta, unit)) - before) < 0) ptx::spin_pause();", "(void)before;", "tall", "warps=15", 1},
+    {"gemv.cuh", "        ptx::sync_workers(G::threads); // nor the previous pass's pieces\n", "", "tiny_qwen35_27b", "tokens_max=2 math=fast", 1},
     // what may be written
     {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},
     {"launch.cuh", "cta.sequences = counts[1];", "cta.sequences = counts[1] - 1;", "tiny_attn_only", ""},
@@ -214,7 +228,7 @@ TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
     cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
   }
   cases.push_back({kChunks, parse(kChunksText), Setup{}, {{{1400, 700}, {1, 3}, 9, false}}});
-  for (const char *name : {kNormed, kStep, kRows, kChoose, kTeams, kApart})
+  for (const char *name : {kNormed, kStep, kRows, kChoose, kTeams, kApart, kUneven})
     cases.push_back({name, parse(textOf(name)), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
   runCases(cases);
 }

@@ -271,13 +271,15 @@ TEST_CASE("fast: a team multiplies four row tiles with staged pairs: eight bits 
     std::string text = withIncludes(std::string("core/fast/") + format + ".cuh") + R"(
 struct Buffers { u8 *a, *b, *c; int n, m; };
 struct L {
-  static constexpr int tokens = )" + std::to_string(tokens) + R"(, warps = 4, threads = 128, team = 4, stages = 4, step = 0, fold_buffers = 4, fold_bytes = 4096;
-  static constexpr int ring_offset = 0, barriers_offset = 0, reads_offset = 0, units_offset = 0, fold_offset = 0, fold_sync_offset = 0, tile_offset = 0;
+  static constexpr int tokens = )" + std::to_string(tokens) + R"(, warps = 4, threads = 128, team = 4, stages = 4, step = 0;
+  static constexpr int ring_offset = 0, barriers_offset = 0, reads_offset = 0, units_offset = 0, pieces_offset = 0, arrived_offset = 0, tile_offset = 0;
   static constexpr int scratch_offset = 16384, operand_offset = 16640, table_entries = 1, instances = 1, instance_counter = 3, owed_offset = 0, left_offset = 0;
 };
+PHASEC_TABLE int table[] = {0, 3, 0, 192, 1, 3, 64, 192}; // granules and k
 struct G : L {
-  static constexpr int segments = 1, segment_granules = 3, segment_least = 2, operand_stride = 3 * 64 + 8, rows = 64, cols = 192, slots = 1;
+  static constexpr int segments = 2, segment_granules = 3, segment_least = 2, operand_stride = 3 * 64 + 8, rows = 64, cols = 192, slots = 1;
   using Format = weights::)" + format + R"(;
+  PHASEC_DEVICE static const int *segment_table() { return table; }
 };
 PHASEC_KERNEL(160) k(const __grid_constant__ Buffers args) {
   using Format = G::Format;
@@ -300,12 +302,14 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Buffers args) {
     }
   for (int i = ptx::thread(); i < G::tokens * 48; i += 128)
     if (i % 48 >= 16) warpgroup::Operand<G>::store(cta, i / 48, i % 48 * 4, x + i / 48 * 192 + i % 48 * 4);
-  for (int t = ptx::thread(); t < G::tokens; t += 128) operand::scales<G>(cta)[t] = float(t + 1) * Format::unit();
+  for (int t = ptx::thread(); t < G::tokens; t += 128) operand::scales<G>(cta)[t * 2 + 1] = float(t + 1) * Format::unit();
   ptx::fence_async_shared();
   ptx::sync_workers(128);
   float *sums = (float *)args.c + ptx::warp() * G::tokens * 16;
-  gemv::SegmentRow s{1, 3, 64, 192};
-  warpgroup::segment<G>(cta, stage, s, gemv::Part{0, 0, 0, 0, ptx::warp() != args.n, false}, 0, sums);
+  core::Sums<G> all;
+  all.begin(sums);
+  all.add(cta, stage, 0, gemv::Part{0, 1, 1, 0, 1, ptx::warp() != args.n, -1});
+  if (ptx::warp() != args.n) all.end(cta);
 }
 PHASEC_KERNEL_ENTRY(k, Buffers)
 )";

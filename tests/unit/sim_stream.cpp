@@ -6,8 +6,8 @@ using namespace simtest;
 
 namespace {
 
-/// What templates/stream.cuh makes of a ring of five stages of 512 bytes: four warps draw the CTA's blocks, in two steps (the
-/// second one's blocks in slots of half of them), and sum each.
+/// What templates/stream.cuh makes of a ring of five stages of 512 bytes: four warps take the CTA's blocks in turn, in two steps,
+/// and sum each.
 const char *kRing = R"(
 struct L {
   static constexpr int warps = 4, threads = 128, stages = 5, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
@@ -37,20 +37,15 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Args args) {
   ptx::sync_cta();
   if (cta.warp == L::warps) return stream::feed<Program, L>(cta);
   for (int step = 0; step < 2; step++) {
-    int items = Program::items(cta, step), slots = step + 1;
-    for (int slot = 0; slot < slots; slot++) {
-      int begin = share(items, slot, slots), count = share(items, slot + 1, slots) - begin;
-      ptx::sync_workers(L::threads);
-      for (u32 drawn = ptx::shfl(ring.draw(cta), 0); int(drawn) < count;) {
-        u32 following = ring.draw(cta), n = ring.first + u32(begin) + drawn;
-        const u32 *stage = (const u32 *)ring.wait(n);
-        u32 sum = 0;
-        for (int i = 0; i < 4; i++) sum = sum * 5u + stage[(cta.lane * 7 + i * 31) % 120];
-        ring.release(cta, n);
-        ((u32 *)args.workspace)[Program::block(cta, step, begin + int(drawn)) * 32 + cta.lane] = sum;
-        drawn = ptx::shfl(following, 0);
-      }
-      ring.skip(count);
+    int items = Program::items(cta, step);
+    ptx::sync_workers(L::threads);
+    for (int i = cta.warp; i < items; i += L::warps) {
+      u32 n = ring.first + u32(i);
+      const u32 *stage = (const u32 *)ring.wait(n);
+      u32 sum = 0;
+      for (int j = 0; j < 4; j++) sum = sum * 5u + stage[(cta.lane * 7 + j * 31) % 120];
+      ring.release(cta, n);
+      ((u32 *)args.workspace)[Program::block(cta, step, i) * 32 + cta.lane] = sum;
     }
     ring.first += u32(items);
   }
@@ -135,7 +130,7 @@ void expectFault(const std::string &body, const std::string &part) {
 
 } // namespace
 
-TEST_CASE("sim: the feeder delivers every byte, whoever draws it, under every seed, and is counted") {
+TEST_CASE("sim: the feeder delivers every byte, under every seed, and is counted") {
   for (int blocks : {37, 8, 3}) {
     auto expected = ringExpected(ringData(blocks), blocks);
     for (uint64_t seed = 1; seed <= 20; seed++) {
@@ -180,10 +175,6 @@ TEST_CASE("sim: a feeder that refills a stage too early") {
 
 TEST_CASE("sim: a reader that trusts a parity while its stage still has an earlier item") {
   CHECK(caught("if (lap != n / L::stages) {", "if (false && lap) {", nullptr, 400) >= 10);
-}
-
-TEST_CASE("sim: a slot that begins with the draws of the one before") {
-  CHECK(caught("drawn += u32(items + L::warps);", "drawn += u32(items);") == 20);
 }
 
 TEST_CASE("sim: a stage that is published before all lanes have read it") {

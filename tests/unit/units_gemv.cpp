@@ -1,5 +1,6 @@
 // units_gemv.cpp: which units of a GEMV a CTA owns, as the kernel computes it, against the plan's own words: balanced,
-// slots x parts, or one slot a CTA. Every unit belongs to one CTA, whatever their number.
+// slots x parts, or one slot a CTA. Every unit belongs to one CTA, whatever their number; and every segment of its units to one
+// worker.
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #include <doctest/doctest.h>
@@ -24,6 +25,70 @@ template <gemv::Assignment How, int Tiles, int Slots, int Team = 1> struct Shape
 template <int Tiles, int Begin, int End> struct Late : Shape<gemv::Assignment::Balanced, Tiles, 1> {
   static constexpr int late_begin = Begin, late_end = End;
 };
+
+/// What workers cut: units of so many segments, by runs of any length or of whole units.
+template <int Warps, int Team, int Segments, bool Whole> struct Worked {
+  struct Format {
+    static constexpr int columns = 8;
+  };
+  static constexpr int warps = Warps, team = Team, segments = Segments, segment_least = 8, segment_granules = 8, tokens = 1;
+};
+
+} // namespace
+template <int Warps, int Team, int Segments, bool Whole> struct core::Sums<Worked<Warps, Team, Segments, Whole>> {
+  static constexpr bool whole = Whole;
+};
+namespace {
+
+template <int Warps, int Team, int Segments, bool Whole> void checkWorked() {
+  using G = Worked<Warps, Team, Segments, Whole>;
+  for (int units = 0; units <= 41; units++) {
+    const int turns = gemv::turns<G>(units), workers = gemv::workers<G>();
+    CAPTURE(units);
+    gemv::Cut<G> cut(turns);
+    // The stream has every turn once, and each worker's in the order of its run.
+    std::vector<int> seen(size_t(turns), 0);
+    int begin = 0;
+    for (int w = 0; w < workers; w++) {
+      REQUIRE(cut.begin(w) == begin);
+      REQUIRE(cut.count(w) >= cut.count(workers - 1));
+      REQUIRE(cut.count(w) - cut.count(workers - 1) <= (Whole ? Segments : 1));
+      for (int i = 0; i < cut.count(w); i++) {
+        REQUIRE(cut.place(w, i) < turns);
+        REQUIRE(cut.at(cut.place(w, i)) == begin + i);
+        seen[size_t(cut.place(w, i))]++;
+      }
+      begin += cut.count(w);
+    }
+    REQUIRE(begin == turns);
+    for (int n : seen) REQUIRE(n == 1);
+    // Every segment of every unit is somebody's, and all who have one agree on who shares the unit.
+    std::vector<int> covered(size_t(units * Segments), 0);
+    std::vector<std::vector<int>> has{size_t(units), std::vector<int>(Warps, 0)};
+    std::vector<std::vector<int>> told{size_t(units), std::vector<int>()};
+    for (int w = 0; w < workers; w++)
+      for (int d = cut.begin(w); d < cut.begin(w) + cut.count(w); d++)
+        for (int m = 0; m < Team; m++) {
+          gemv::Part p = gemv::part<G>(units, d, m);
+          REQUIRE(p.begin <= d);
+          REQUIRE(d < p.end);
+          if (p.live) covered[size_t(p.unit * Segments + p.fold)]++;
+          if (p.unit >= units) continue;
+          gemv::Sharers s = gemv::sharers<G>(cut, w, m, p);
+          has[size_t(p.unit)][size_t(w * Team + m)] = 1;
+          REQUIRE((!Whole || s.count() == 1));
+          std::vector<int> now{s.first, s.last, s.members_begin, s.members_end};
+          if (told[size_t(p.unit)].empty()) told[size_t(p.unit)] = now;
+          REQUIRE(told[size_t(p.unit)] == now);
+        }
+    for (int n : covered) REQUIRE(n == 1);
+    for (int u = 0; u < units; u++) {
+      const std::vector<int> &t = told[size_t(u)];
+      for (int w = 0; w < workers; w++)
+        for (int m = 0; m < Team; m++) REQUIRE(has[size_t(u)][size_t(w * Team + m)] == (w >= t[0] && w <= t[1] && m >= t[2] && m < t[3]));
+    }
+  }
+}
 
 /// How often each unit is owned, checked to be once; and the CTAs that own any.
 template <class G> std::vector<gemv::Units> owners(int ctas) {
@@ -125,6 +190,20 @@ TEST_CASE("late tiles belong to CTAs that are not waited for") {
   checkLate<Late<10, 4, 8>>();
   checkLate<Late<7, 0, 3>>();
   checkLate<Late<7, 3, 7>>();
+}
+TEST_CASE("workers cut a pass's turns into equal runs, and know who shares a unit") {
+  checkWorked<11, 1, 5, false>();
+  checkWorked<9, 1, 1, false>();
+  checkWorked<3, 1, 16, false>();
+  checkWorked<1, 1, 3, false>();
+  checkWorked<12, 4, 10, false>();
+  checkWorked<12, 4, 3, false>();
+  checkWorked<8, 4, 13, false>();
+}
+TEST_CASE("a unit that must be one worker's is") {
+  checkWorked<11, 1, 5, true>();
+  checkWorked<3, 1, 16, true>();
+  checkWorked<12, 4, 3, true>();
 }
 TEST_CASE("units of teams stay together where K is cut") {
   checkTeams<gemv::Assignment::Balanced, 5, 8>();

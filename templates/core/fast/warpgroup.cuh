@@ -1,4 +1,4 @@
-// warpgroup.cuh (fast, sm_90a): one segment of four neighbouring row tiles by a team of four warps. A granule is two m64k32
+// warpgroup.cuh (fast, sm_90a): segments of four neighbouring row tiles by a team of four warps. A granule is two m64k32
 // of 8-bit floats: A is the weights of each warp's sixteen rows as its lanes own them, B the staged pairs of all four. The
 // order of k inside a granule is a permutation that both sides share: lane c of four has k 16c .. 16c + 15.
 #pragma once
@@ -68,40 +68,59 @@ template <class G, int Groups, bool Apart> struct Segment {
     issue(load(stage, 0, cta.lane), 0, b, even);
     finish<0>(stage, count, cta.lane, b, load(stage, G::segment_granules > 1, cta.lane), even, odd);
   }
-  PHASEC_DEVICE void store(const Cta &cta, int fold, float *sums) const {
+};
+
+/// A warp's sums of tokens: of rows r and r + 8, and over a lane's blocks where every column has one.
+template <class G> struct TeamSums {
+  static constexpr int columns = G::tokens * G::Format::columns, groups = columns <= 8 ? 1 : columns <= 16 ? 2 : 4;
+  float total[groups][2];
+  float *to;
+
+  PHASEC_DEVICE void begin(float *piece) {
+    to = piece;
+#pragma unroll
+    for (int j = 0; j < groups; j++) total[j][0] = total[j][1] = 0.0f;
+  }
+  PHASEC_DEVICE void add(const Cta &cta, const u8 *stage, int slot, const gemv::Part &p) {
+    if constexpr (gemv::takes_apart<G>())
+      if (p.apart >= 0) return add_segment<4, true>(cta, stage, slot, p);
+    add_segment<groups, false>(cta, stage, slot, p);
+  }
+  PHASEC_DEVICE void end(const Cta &cta) const {
     int row = cta.lane >> 2, own = cta.lane & 3;
 #pragma unroll
-    for (int j = 0; j < kept; j++) {
-      float v = ptx::fma(acc[j][1], 0.0625f, acc[j][0]), v8 = ptx::fma(acc[j][3], 0.0625f, acc[j][2]);
-      int token = 4 * j + own;
+    for (int j = 0; j < groups; j++) {
+      float v = total[j][0], v8 = total[j][1];
       if constexpr (Operand<G>::by_block) { // four lanes have a block each
         v = v + ptx::from_bits(ptx::shfl_xor(ptx::bits(v), 1)), v8 = v8 + ptx::from_bits(ptx::shfl_xor(ptx::bits(v8), 1));
         v = v + ptx::from_bits(ptx::shfl_xor(ptx::bits(v), 2)), v8 = v8 + ptx::from_bits(ptx::shfl_xor(ptx::bits(v8), 2));
-        token = j;
         if (own != j) continue;
       }
+      int token = token_of(j, own);
       if (token >= cta.tokens) continue;
-      float scale = operand::scales<G>(cta)[token * G::segments + fold];
-      sums[token * weights::kTileRows + row] = v * scale;
-      sums[token * weights::kTileRows + row + 8] = v8 * scale;
+      to[token * weights::kTileRows + row] = v;
+      to[token * weights::kTileRows + row + 8] = v8;
+    }
+  }
+
+private:
+  /// The token of a lane's columns in group j.
+  PHASEC_DEVICE static int token_of(int j, int own) { return Operand<G>::by_block ? j : 4 * j + own; }
+  template <int Groups, bool Apart>
+  PHASEC_DEVICE void add_segment(const Cta &cta, const u8 *stage, int slot, const gemv::Part &p) {
+    Segment<G, Groups, Apart> segment;
+    gemv::Extent e = gemv::extent<G>(slot, p.first);
+    segment.run(cta, stage, gemv::extent<G>(slot, p.fold).count, e.begin);
+    if (!p.live) return;
+#pragma unroll
+    for (int j = 0; j < segment.kept; j++) {
+      int token = token_of(j, cta.lane & 3);
+      float scale = operand::scales<G>(cta)[(token < cta.tokens ? token : 0) * G::segments + p.fold];
+      const float (&acc)[4] = segment.acc[j];
+      total[j][0] = ptx::fma(ptx::fma(acc[1], 0.0625f, acc[0]), scale, total[j][0]);
+      total[j][1] = ptx::fma(ptx::fma(acc[3], 0.0625f, acc[2]), scale, total[j][1]);
     }
   }
 };
-
-template <class G, int Groups, bool Apart>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums) {
-  Segment<G, Groups, Apart> segment;
-  int first = s.granule_begin - k0 / weights::kGranuleK - (p.fold - p.first) * G::segment_granules;
-  segment.run(cta, stage, s.granule_end - s.granule_begin, first);
-  if (p.live) segment.store(cta, p.fold, sums);
-}
-
-template <class G>
-PHASEC_DEVICE void segment(const Cta &cta, const u8 *stage, const gemv::SegmentRow &s, const gemv::Part &p, int k0, float *sums) {
-  constexpr int columns = G::tokens * G::Format::columns, groups = columns <= 8 ? 1 : columns <= 16 ? 2 : 4;
-  if constexpr (gemv::takes_apart<G>())
-    if (p.apart) return segment<G, 4, true>(cta, stage, s, p, k0, sums);
-  segment<G, groups, false>(cta, stage, s, p, k0, sums);
-}
 
 } // namespace warpgroup

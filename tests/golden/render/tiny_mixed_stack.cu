@@ -5,10 +5,10 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 32, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
-      table_offset = 148352, feeder_tables_offset = 148504, owed_offset = 149112, left_offset = 149440,
-      fold_offset = 150272, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 158464,
-      tile_offset = 158720, scratch_offset = 164352, operand_offset = 164480; // shared memory, 190464 bytes
+  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
+      table_offset = 148224, feeder_tables_offset = 148376, owed_offset = 148984, left_offset = 149312,
+      pieces_offset = 150144, arrived_offset = 161408,
+      tile_offset = 161536, scratch_offset = 167168, operand_offset = 167296; // shared memory, 193280 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
       instance_counter = 3, owed_words = 1;
 };
@@ -37,7 +37,7 @@ struct Qkv0_attention : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Qkv0_attentionKv {
-  static constexpr int step_offset = 148096;
+  static constexpr int step_offset = 147968;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Qkv0_attentionOut : Launch {
@@ -56,14 +56,14 @@ struct Qkv0_attentionOut : Launch {
 };
 // %a = attn %q, %kv
 struct Attn1_attentionKv {
-  static constexpr int step_offset = 148096;
+  static constexpr int step_offset = 147968;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
   static constexpr int step = 1;
-  static constexpr int queries_offset = 164480, states_offset = 165504, units_shared_offset = 149472, state_floats = 1040;
+  static constexpr int queries_offset = 167296, states_offset = 168320, units_shared_offset = 149344, state_floats = 1040;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
   static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 8, buffered_from = 704, kv_scales = -1;
@@ -195,9 +195,9 @@ struct Program {
     return true;
   }
   // @attention
-  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
+  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
     if (cta.runs(call + 0)) { // %q = qkv %xn, %w_qkv, %kv
-      gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta, ring, folded);
+      gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta, ring);
     }
     // tags: %q qkv -> %a attn
     if (cta.runs(call + 1)) { // %a = attn %q, %kv
@@ -206,7 +206,7 @@ struct Program {
     }
     // tags: %a attn -> %h gather
     if (cta.runs(call + 2)) { // %p = wo %a, %w_o
-      gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta, ring, folded);
+      gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta, ring);
     }
     if (cta.runs(call + 3)) { // its slots
       gemv::finish_tiles<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta);
@@ -214,24 +214,24 @@ struct Program {
     }
   }
   // @mlp
-  PHASEC_DEVICE static void body1(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
+  PHASEC_DEVICE static void body1(Cta &cta, Ring<Launch> &ring, int call) {
     if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
-      gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta, ring, folded);
+      gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta, ring);
     }
     // tags: %u fc1 -> %y fc2
     if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
-      gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring, folded);
+      gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring);
       event::settle<Fc21_mlp, launch::Leave<Launch>>(cta);
     }
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int instance) {
+  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
     if (instance_table[instance][0] == 0) {
       cta.round = cta.epoch * 2u + u32(instance_table[instance][1]);
-      body0(cta, ring, folded, calls_begin(instance));
+      body0(cta, ring, calls_begin(instance));
     }
     if (instance_table[instance][0] == 1) {
       cta.round = cta.epoch * 2u + u32(instance_table[instance][1]);
-      body1(cta, ring, folded, calls_begin(instance));
+      body1(cta, ring, calls_begin(instance));
     }
   }
 };

@@ -5,10 +5,10 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 12, threads = 384, team = 4, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 32, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
-      table_offset = 148352, feeder_tables_offset = 148448, owed_offset = 148832, left_offset = 148968,
-      fold_offset = 149888, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 158080,
-      tile_offset = 158336, scratch_offset = 164480, operand_offset = 164608; // shared memory, 169216 bytes
+  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
+      table_offset = 148224, feeder_tables_offset = 148320, owed_offset = 148704, left_offset = 148840,
+      pieces_offset = 149760, arrived_offset = 180480,
+      tile_offset = 180608, scratch_offset = 186752, operand_offset = 186880; // shared memory, 191488 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 3,
       instance_counter = 3, owed_words = 1;
 };
@@ -94,20 +94,20 @@ struct Program {
     return true;
   }
   // @tiny_mlp_only
-  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
+  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
     if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
-      gemv::run<Fc10, fc1::Finish<Fc10Out>>(cta, ring, folded);
+      gemv::run<Fc10, fc1::Finish<Fc10Out>>(cta, ring);
     }
     // tags: %u fc1 -> %y fc2
     if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
-      gemv::run<Fc21, fc2::Finish<Fc21Out>>(cta, ring, folded);
+      gemv::run<Fc21, fc2::Finish<Fc21Out>>(cta, ring);
     }
     if (cta.runs(call + 2)) { // its slots
       gemv::finish_tiles<Fc21, fc2::Finish<Fc21Out>>(cta);
     }
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int instance) {
+  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
     cta.round = cta.epoch * 1u + u32(instance);
-    body0(cta, ring, folded, calls_begin(instance));
+    body0(cta, ring, calls_begin(instance));
   }
 };

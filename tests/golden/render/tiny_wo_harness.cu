@@ -5,10 +5,10 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 32;
   static constexpr int stages = 32, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 148096,
-      table_offset = 148352, feeder_tables_offset = 148432, owed_offset = 148752, left_offset = 148888,
-      fold_offset = 149632, fold_buffers = 16, fold_bytes = 512, fold_sync_offset = 157824,
-      tile_offset = 158080, scratch_offset = 163712, operand_offset = 163840; // shared memory, 166016 bytes
+  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
+      table_offset = 148224, feeder_tables_offset = 148304, owed_offset = 148624, left_offset = 148760,
+      pieces_offset = 149504, arrived_offset = 160768,
+      tile_offset = 160896, scratch_offset = 166528, operand_offset = 166656; // shared memory, 168832 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
       instance_counter = 3, owed_words = 2;
 };
@@ -76,9 +76,9 @@ struct Program {
     return true;
   }
   // @tiny_wo_harness
-  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, u32 &folded, int call) {
+  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
     if (cta.runs(call + 0)) { // %p = wo %a, %w_o
-      gemv::run<Wo0, wo::KeepSlots>(cta, ring, folded);
+      gemv::run<Wo0, wo::KeepSlots>(cta, ring);
       event::arrive<Event0>(cta);
     }
     // grid: %p wo -> %h gather
@@ -86,8 +86,8 @@ struct Program {
       gather::run<Wo0, Gather1>(cta);
     }
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, u32 &folded, int instance) {
+  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
     cta.round = cta.epoch * 1u + u32(instance);
-    body0(cta, ring, folded, calls_begin(instance));
+    body0(cta, ring, calls_begin(instance));
   }
 };

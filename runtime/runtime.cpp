@@ -1,17 +1,9 @@
-// runtime.cpp: the one place where compiler and cache meet: plan -> render -> key -> cache -> compile -> load.
-#include "runtime/state.h"
+// runtime.cpp: the runtime's handles; a layer's way to its kernel: plan -> render -> a job (job.h).
+#include "runtime/job.h"
 
-#include "compiler/fingerprint.h"
 #include "compiler/schedule.h"
 #include "ir/suggest.h"
-#include "runtime/heartbeat.h"
 #include "runtime/manifest.h"
-#include "runtime/sim/compiler.h"
-
-#include "llvm/Support/FileSystem.h"
-#include "llvm/Support/raw_ostream.h"
-
-#include <chrono>
 
 namespace phasec {
 
@@ -35,47 +27,30 @@ CompileOptions detail::compileOptions(const Plan &plan) {
 namespace {
 
 using detail::compileOptions;
-using detail::nvrtcSearch;
 
-double microsecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// Everything that is known about a launch before the cache is asked.
+/// A layer's kernel before the cache is asked.
 struct Prepared {
   Plan plan;
-  Rendered rendered;
-  std::vector<std::string> options;
-  std::string target; ///< "sm_90a", or "sim:sm_90a": the same source, another compiler
-  KernelFingerprint fingerprint;
-  Query query;
+  detail::Job job;
 };
 
-std::vector<Section> sections(const Layers &layers, const Prepared &p) {
+/// What the key is made of besides the source: what people write.
+std::vector<Section> sections(const Layers &layers, const Plan &plan) {
   std::vector<Section> all;
   all.push_back({"ir", layers.digest(), layers.name()});
   for (const KnobInfo &k : knobs()) {
-    std::string text = p.plan.schedule.text(k.name);
+    std::string text = plan.schedule.text(k.name);
     if (std::string_view(k.name) == "target" || std::string_view(k.name) == "wo_split") continue; // sections of their own
     all.push_back({std::string("knob:") + k.name, byteDigest(text), text});
   }
-  for (const KernelFingerprint::Section &s : p.fingerprint.sections) all.push_back({s.name, s.digest, s.text});
   return all;
 }
 
-/// Who would compile: a hit never opens libnvrtc, so of it only the file is known. Without a compiler any toolchain's
-/// entry will do.
-void identifyCompiler(RuntimeState &state, Query &query) {
-  if (!state.simulated()) {
-    std::call_once(state.nvrtc_located, [&] { // a process keeps the compiler that it found
-      if (auto file = locateNvrtc(nvrtcSearch(state.options))) state.nvrtc_identity = file->identity();
-    });
-    query.compiler = state.nvrtc_identity;
-    return;
-  }
-  auto cxx = findHostCompiler(state.options.host_compiler, state.options.search_path);
-  if (!cxx) return;
-  if (auto identity = simToolchain(*cxx)) query.toolchain = *identity;
+/// The manifest line that would have made a hit of a kernel, and what to do with it.
+std::string blessText(bool simulated, const Layers &layers, const Plan &plan, const std::string &source) {
+  std::string text = "to bless it, add this line to a manifest and run `phasec bless MANIFEST --out blessed.db`:\n";
+  if (simulated) text = "a simulated kernel is compiled where it runs and cannot be blessed; for the GPU the manifest line is:\n";
+  return text + "  " + manifestLine(layers, plan, source).text() + "\n";
 }
 
 std::string deviceTarget(const RuntimeState &state) { return state.device ? state.device->info().target : ""; }
@@ -127,162 +102,36 @@ Result<Prepared> prepareQuery(RuntimeState &state, const Layers &layers, const S
   auto planned = plan(layers.module(), effective, *target);
   if (!planned) return planError(planned.status(), schedule);
   p.plan = planned.take();
-  PHASEC_ASSIGN(p.rendered, render(p.plan, layers.module(), state.templates));
-  p.options = state.simulated() ? std::vector<std::string>{simOptions()} : nvrtcArguments(compileOptions(p.plan));
-  p.target = state.simulated() ? std::string("sim:") + target->name : target->name;
-  p.fingerprint = fingerprint(p.rendered.source, p.options, p.target, kLaunchAbi);
-  p.query.key = {p.plan.schedule.integer("wo_split"), {p.fingerprint.high, p.fingerprint.low}};
-  identifyCompiler(state, p.query);
-  p.query.sections = sections(layers, p);
+  PHASEC_ASSIGN(Rendered rendered, render(p.plan, layers.module(), state.templates));
+  p.job.name = layers.name();
+  p.job.entry = kKernelName;
+  p.job.source = std::move(rendered.source);
+  p.job.hardware = target;
+  p.job.compile = compileOptions(p.plan);
+  p.job.config = p.plan.schedule.canonical();
+  p.job.query.sections = sections(layers, p.plan);
+  identify(state, p.job, p.plan.schedule.integer("wo_split"));
   return p;
-}
-
-Artefact describe(const Layers &layers, const Prepared &p) {
-  Artefact a;
-  a.key = p.query.key;
-  a.layer = layers.name();
-  a.target = p.target;
-  a.config = p.plan.schedule.canonical();
-  a.sections = p.query.sections;
-  return a;
-}
-
-void dump(const RuntimeState &state, const Compiled &c) {
-  if (state.options.dump_dir.empty()) return;
-  if (llvm::sys::fs::create_directories(state.options.dump_dir)) return;
-  std::string stem = state.options.dump_dir + "/" + c.artefact.layer + "-" + c.artefact.key.fingerprint.hex();
-  const std::pair<const char *, const std::string *> files[] = {
-      {".cu", &c.listing.source}, {".ptx", &c.listing.ptx}, {".log", &c.evidence.log}};
-  for (auto [extension, text] : files) {
-    std::error_code error;
-    llvm::raw_fd_ostream out(stem + extension, error);
-    if (!error) out << *text;
-  }
-}
-
-Result<Compiled> compileSim(RuntimeState &state, const Layers &layers, const Prepared &p) {
-  PHASEC_ASSIGN(std::string cxx, findHostCompiler(state.options.host_compiler, state.options.search_path));
-  PHASEC_ASSIGN(std::string toolchain, simToolchain(cxx));
-  PHASEC_ASSIGN(SimObject object, compileForSim(p.rendered.source, cxx));
-  Compiled c;
-  c.artefact = describe(layers, p);
-  c.artefact.toolchain = toolchain;
-  c.artefact.payload.assign(object.image.begin(), object.image.end());
-  c.listing.source = p.rendered.source;
-  c.evidence.log = object.log;
-  return c;
-}
-
-Result<Nvrtc *> openNvrtc(RuntimeState &state) {
-  std::lock_guard lock(state.compiler_mutex);
-  if (!state.nvrtc) {
-    PHASEC_ASSIGN(state.nvrtc, Nvrtc::open(nvrtcSearch(state.options)));
-  }
-  return state.nvrtc.get();
-}
-
-Result<Compiled> compileCuda(RuntimeState &state, const Layers &layers, const Prepared &p) {
-  PHASEC_ASSIGN(Nvrtc * nvrtc, openNvrtc(state));
-  CompileRequest request;
-  request.source = p.rendered.source;
-  request.target = p.plan.target;
-  request.options = compileOptions(p.plan);
-  if (state.options.cancelled) request.progress = [&](double) { return state.options.cancelled(); };
-  PHASEC_ASSIGN(CompiledKernel kernel, nvrtc->compile(request));
-  Compiled c;
-  c.artefact = describe(layers, p);
-  c.artefact.toolchain = kernel.toolchain;
-  c.artefact.resources = resourcesJson(p.target, kernel.resources);
-  c.artefact.payload.assign(kernel.cubin.begin(), kernel.cubin.end());
-  c.listing.source = p.rendered.source;
-  c.listing.ptx = std::move(kernel.ptx);
-  c.evidence.log = std::move(kernel.log);
-  c.evidence.compile_us = int64_t(kernel.seconds * 1e6);
-  return c;
-}
-
-Result<Compiled> compile(RuntimeState &state, const Layers &layers, const Prepared &p, const Miss &miss) {
-  if (state.options.cancelled && state.options.cancelled())
-    return Status::toolchain("the compile of @" + layers.name() + " for " + p.target + " was cancelled");
-  std::string why = miss.reasons.empty() ? "nothing like it is cached" : miss.reasons.front().text();
-  state.log("first call for this config: compiling @" + layers.name() + " for " + p.target + " " + p.query.key.brief() + ": " + why);
-  auto start = std::chrono::steady_clock::now();
-  std::function<void(int)> beat;
-  if (state.options.log)
-    beat = [&](int seconds) { state.log("compiling @" + layers.name() + " for " + p.target + ", " + std::to_string(seconds) + " s"); };
-  Heartbeat heartbeat(beat);
-  Result<Compiled> c = state.simulated() ? compileSim(state, layers, p) : compileCuda(state, layers, p);
-  if (!c) return c;
-  if (!c->evidence.compile_us) c->evidence.compile_us = int64_t(microsecondsSince(start));
-  dump(state, *c);
-  return c;
-}
-
-/// The manifest line that would have made a hit of this, and what to do with it.
-std::string blessText(const RuntimeState &state, const Layers &layers, const Prepared &p) {
-  std::string text = "to bless it, add this line to a manifest and run `phasec bless MANIFEST --out blessed.db`:\n";
-  if (state.simulated())
-    text = "a simulated kernel is compiled where it runs and cannot be blessed; for the GPU the manifest line is:\n";
-  return text + "  " + manifestLine(layers, p.plan, p.rendered.source).text() + "\n";
-}
-
-/// jit = off, a sealed runtime and a capture end here, with the explanation.
-Status permitted(const RuntimeState &state, const Layers &layers, const Prepared &p, const Miss &miss, bool capturing) {
-  if (state.options.jit != Jit::Off && !state.sealed && !capturing) {
-    if (state.options.jit == Jit::Warn) state.log("jit: " + miss.text());
-    return {};
-  }
-  std::string why = capturing ? "the stream is being captured, and nothing may be compiled or loaded meanwhile"
-                              : state.sealed ? "sealed" : "jit = off";
-  std::string text = miss.text();
-  if (!text.empty() && text.back() != '\n') text += '\n';
-  return {ErrorKind::CacheMiss, why + ": no cache layer has @" + layers.name() + "\n" + text + blessText(state, layers, p)};
-}
-
-Result<Hit> fetch(RuntimeState &state, const Layers &layers, const Prepared &p, KernelState &kernel, bool capturing) {
-  if (auto hit = state.cache->lookup(p.query)) return std::move(*hit);
-  kernel.miss = state.cache->miss(p.query);
-  PHASEC_TRY(permitted(state, layers, p, *kernel.miss, capturing));
-  if (state.options.prove) PHASEC_TRY(prove(p.plan, layers.module()));
-  auto start = std::chrono::steady_clock::now();
-  ObtainHooks hooks;
-  hooks.on_wait = [&](const Waiting &w) { state.log(w.text()); };
-  hooks.cancelled = state.options.cancelled;
-  PHASEC_ASSIGN(Hit hit, state.cache->obtain(p.query, [&] { return compile(state, layers, p, *kernel.miss); }, hooks));
-  kernel.compile_us = microsecondsSince(start);
-  return hit;
-}
-
-/// Loads a kernel, or shares one of the same bytes that is loaded and alive.
-Status load(RuntimeState &state, const Layers &layers, KernelState &kernel, bool capturing) {
-  const Artefact &artefact = *kernel.hit.artefact;
-  std::lock_guard lock(state.loaded_mutex);
-  std::weak_ptr<LoadedKernel> &known = state.loaded[{artefact.key, artefact.toolchain}];
-  kernel.loaded = known.lock();
-  if (kernel.loaded) return {};
-  if (capturing)
-    return {ErrorKind::CacheMiss, "the stream is being captured, and loading is illegal meanwhile: @" + layers.name() + " " +
-                                      artefact.key.text() + " is cached (" + name(kernel.hit.layer) +
-                                      ") but not loaded; prepare it before the capture begins and keep the kernel"};
-  auto start = std::chrono::steady_clock::now();
-  PHASEC_ASSIGN(kernel.loaded, state.device->load(artefact.payload, kKernelName));
-  known = kernel.loaded;
-  kernel.load_us = microsecondsSince(start);
-  return {};
 }
 
 Result<std::shared_ptr<KernelState>> prepareKernel(std::shared_ptr<RuntimeState> state, const Layers &layers, const Schedule &schedule,
                                                    bool capturing) {
   PHASEC_ASSIGN(Prepared p, prepareQuery(*state, layers, schedule));
+  if (state->options.prove) p.job.check = [&] { return prove(p.plan, layers.module()); };
+  p.job.remedy = [&] { return blessText(state->simulated(), layers, p.plan, p.job.source); };
+  PHASEC_ASSIGN(detail::Obtained o, detail::obtain(state, p.job, capturing));
   auto kernel = std::make_shared<KernelState>();
   kernel->runtime = state;
   kernel->module = std::shared_ptr<const ir::Module>(std::make_shared<Layers>(layers), &layers.module());
-  kernel->key = p.query.key;
-  PHASEC_ASSIGN(kernel->hit, fetch(*state, layers, p, *kernel, capturing));
-  kernel->source_digest = std::move(p.fingerprint.source);
-  kernel->source = std::move(p.rendered.source);
+  kernel->key = p.job.query.key;
+  kernel->hit = std::move(o.hit);
+  kernel->miss = std::move(o.miss);
+  kernel->compile_us = o.compile_us;
+  kernel->load_us = o.load_us;
+  kernel->loaded = std::move(o.loaded);
+  kernel->source_digest = std::move(p.job.fingerprint.source);
+  kernel->source = std::move(p.job.source);
   kernel->plan = std::move(p.plan);
-  if (state->device) PHASEC_TRY(load(*state, layers, *kernel, capturing));
   return kernel;
 }
 
@@ -338,12 +187,12 @@ Result<Kernel> Runtime::prepare(const Layers &layers, const Schedule &schedule, 
 Result<Runtime::Explanation> Runtime::explain(const Layers &layers, const Schedule &schedule) {
   PHASEC_ASSIGN(Prepared p, prepareQuery(*state_, layers, schedule));
   Explanation e;
-  e.key = p.query.key;
+  e.key = p.job.query.key;
   e.schedule = p.plan.schedule;
-  e.source = std::move(p.rendered.source);
-  e.sections = p.query.sections;
-  e.hit = state_->cache->lookup(p.query);
-  if (!e.hit) e.miss = state_->cache->explain(p.query);
+  e.source = std::move(p.job.source);
+  e.sections = p.job.query.sections;
+  e.hit = state_->cache->lookup(p.job.query);
+  if (!e.hit) e.miss = state_->cache->explain(p.job.query);
   return e;
 }
 

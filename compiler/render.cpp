@@ -91,11 +91,13 @@ namespace {
 /// Builds the one source: skeleton text, flattened templates, generated regions.
 class Renderer {
 public:
-  Renderer(const Templates &templates, ProgramText program) : templates_(templates), program_(std::move(program)) {}
+  /// `skeleton` is a template; `kernel` is what it defines.
+  Renderer(const Templates &templates, std::string skeleton, std::string kernel, ProgramText program)
+      : templates_(templates), skeleton_(std::move(skeleton)), kernel_(std::move(kernel)), program_(std::move(program)) {}
 
   Result<Rendered> run() {
-    const Template *skeleton = templates_.find("layer.cu");
-    if (!skeleton) return Status::toolchain("templates: layer.cu is missing");
+    const Template *skeleton = templates_.find(skeleton_);
+    if (!skeleton) return Status::toolchain("templates: " + skeleton_ + " is missing");
     rendered_.source.reserve(size_t(160) << 10);
     llvm::SmallVector<StringRef, 0> lines;
     StringRef(skeleton->text).split(lines, '\n');
@@ -108,13 +110,13 @@ public:
       size_t end = i + 1;
       while (end < lines.size() && lines[end] != "//@ end") end++;
       if (end == lines.size())
-        return Status::toolchain("layer.cu:" + std::to_string(i + 1) + ": region `" + region.str() + "` has no `//@ end`");
+        return Status::toolchain(skeleton_ + ":" + std::to_string(i + 1) + ": region `" + region.str() + "` has no `//@ end`");
       PHASEC_TRY(fill(region, i + 1));
       i = end;
-      append("#line " + std::to_string(i + 2) + " \"layer.cu\"");
+      append("#line " + std::to_string(i + 2) + " \"" + skeleton_ + "\"");
     }
     for (const auto &[name, text] : program_.regions)
-      if (!filled_.count(name)) return Status::toolchain("layer.cu: region `//@ " + name + "` is missing");
+      if (!filled_.count(name)) return Status::toolchain(skeleton_ + ": region `//@ " + name + "` is missing");
     rendered_.source.erase(rendered_.source.find_last_not_of('\n') + 1);
     rendered_.source += "\n";
     return std::move(rendered_);
@@ -130,13 +132,13 @@ private:
   Status fill(StringRef region, size_t line) {
     filled_.insert(region.str());
     if (region == "includes") {
-      for (const std::string &name : program_.includes) PHASEC_TRY(flatten(name, "layer.cu", line));
+      for (const std::string &name : program_.includes) PHASEC_TRY(flatten(name, skeleton_, line));
       return {};
     }
     auto text = program_.regions.find(region.str());
     if (text == program_.regions.end())
-      return Status::toolchain("layer.cu:" + std::to_string(line) + ": unknown region `" + region.str() + "`");
-    if (region != "banner") append("#line " + std::to_string(line_ + 1) + " \"" + kSourceName + "\"");
+      return Status::toolchain(skeleton_ + ":" + std::to_string(line) + ": unknown region `" + region.str() + "`");
+    if (region != "banner") append("#line " + std::to_string(line_ + 1) + " \"" + kernel_ + ".cu\"");
     llvm::SmallVector<StringRef, 0> lines;
     StringRef(text->second).rtrim('\n').split(lines, '\n');
     for (StringRef l : lines) append(l);
@@ -167,6 +169,7 @@ private:
   }
 
   const Templates &templates_;
+  std::string skeleton_, kernel_;
   ProgramText program_;
   Rendered rendered_;
   std::set<std::string> done_, filled_;
@@ -176,7 +179,11 @@ private:
 } // namespace
 
 Result<Rendered> render(const Plan &plan, const ir::Module &module, const Templates &templates) {
-  return Renderer(templates, programText(plan, module)).run();
+  return Renderer(templates, "layer.cu", kKernelName, programText(plan, module)).run();
+}
+
+Result<Rendered> renderPacker(const Gemv &gemv, const Target &target, const Templates &templates) {
+  return Renderer(templates, "pack.cu", kPackerName, packText(gemv, target)).run();
 }
 
 } // namespace phasec

@@ -49,12 +49,16 @@ struct Rendered {
   std::vector<std::string> templates_used; ///< in the order in which they stand in the source
 };
 
-/// Name of the kernel and of the generated file in diagnostics.
+/// Names of the kernels; with .cu, of the generated files in diagnostics.
 inline constexpr const char *kKernelName = "phasec_layer";
-inline constexpr const char *kSourceName = "phasec_layer.cu";
+inline constexpr const char *kPackerName = "phasec_pack";
 
 /// Renders the plan. Pure: equal inputs give equal bytes. ErrorKind::Toolchain, naming file and marker, when a template (of
 /// an overlay) lacks a region or includes a file that does not exist.
 Result<Rendered> render(const Plan &plan, const ir::Module &module, const Templates &templates);
+/// Warps of a CTA of the packer, each with a granule in dynamic shared memory.
+int packerWarps();
+/// The same of the kernel that makes a weight's image of its checkpoint, on the device.
+Result<Rendered> renderPacker(const Gemv &gemv, const Target &target, const Templates &templates);
 
 } // namespace phasec

@@ -28,7 +28,7 @@ void BodyText::qkvOut(llvm::raw_ostream &out, const Step &s) {
       << ", one_plus = " << flag(a.gamma == ir::NormGamma::OnePlus) << ", interleaved = " << flag(a.pairing == ir::Pairing::Interleaved) << ";\n";
   out << "  PHASEC_DEVICE static float eps() { return " << exactFloat(float(a.eps)) << "; }\n";
   out << "  using Raw = " << region(s.gemv.raw_region) << ";\n";
-  out << "  PHASEC_DEVICE static int checkpoint_row(int row) { return " << checkpointRow(s.gemv) << "; }\n";
+  out << "  PHASEC_DEVICE static int checkpoint_row(int row) { return " << checkpointRowText(s.gemv) << "; }\n";
   const char *names[] = {"Bias", "QNorm", "KNorm", "Rope"};
   for (int i = 0; i < 4; i++) out << "  using " << names[i] << " = " << region(s.operands[3 + i]) << ";\n";
   const char *results[] = {"Q", "Gate", "Fresh", "FreshV"};

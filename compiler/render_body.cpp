@@ -238,12 +238,12 @@ void BodyText::gemv(llvm::raw_ostream &out, const Step &s) {
   out << "  using X = " << region(g.operand.region) << ";\n";
   out << "  using Slots = " << region(g.fold == Fold::Direct ? -1 : g.slots_region) << ";\n";
   out << "  PHASEC_DEVICE static const int *segment_table() { return " << segment_name << "; }\n";
-  out << "  PHASEC_DEVICE static int checkpoint_row(int row) { return " << checkpointRow(g) << "; }\n";
+  out << "  PHASEC_DEVICE static int checkpoint_row(int row) { return " << checkpointRowText(g) << "; }\n";
   await(out, s);
   out << "};\n";
 }
 
-std::string BodyText::checkpointRow(const Gemv &g) {
+std::string checkpointRowText(const Gemv &g) {
   std::string half = std::to_string(g.rows / 2), hd = std::to_string(g.head_dim), heads = std::to_string(g.heads);
   if (g.row_map == RowMap::GateUp) return "row / 16 * 8 + row % 8 + (row % 16 < 8 ? 0 : " + half + ")";
   if (g.row_map == RowMap::GatePerHead)

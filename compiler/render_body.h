@@ -1,7 +1,7 @@
 // render_body.h: the text of one body: a struct per event and step, the cases of its stream, and its list of phase calls.
 #pragma once
 
-#include "compiler/plan.h"
+#include "compiler/render_program.h"
 #include "compiler/render_vocabulary.h"
 
 #include "llvm/Support/raw_ostream.h"
@@ -49,8 +49,6 @@ private:
   void step(llvm::raw_ostream &out, const Step &s);
   StepText stepText(const Step &s) const;
   void gemv(llvm::raw_ostream &out, const Step &s);
-  /// Where row-wise scales and the bias of an image row stand in the checkpoint: Gemv::checkpointRow as an expression.
-  static std::string checkpointRow(const Gemv &g);
   static const char *scaleName(const Gemv &g);
   void transform(llvm::raw_ostream &out, const Operand &o, bool staged);
   void rowsOut(llvm::raw_ostream &out, const Step &s, int residual, int result);

@@ -15,5 +15,11 @@ struct ProgramText {
 };
 
 ProgramText programText(const Plan &plan, const ir::Module &module);
+/// Of the skeleton pack.cu.
+ProgramText packText(const Gemv &gemv, const Target &target);
+
+/// Where row-wise scales, the bias and the codes of an image row stand in the checkpoint: Gemv::checkpointRow as an expression, save that
+/// padding is not told apart.
+std::string checkpointRowText(const Gemv &gemv);
 
 } // namespace phasec

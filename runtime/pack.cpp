@@ -1,6 +1,7 @@
-// pack.cpp: from checkpoint layout to weight images, on the host's threads. The layout itself is the templates' (one header
-// per format); here are the loops and the checkpoint accessors.
-#include "runtime/state.h"
+// pack.cpp: from checkpoint layout to weight images, on the host's threads or by a kernel (templates/pack.cu). The layout itself is
+// the templates' (one header per format); here are the host's loops, and a packer's way to the device.
+#include "compiler/render.h"
+#include "runtime/job.h"
 
 #include "templates/weights/bf16.cuh"
 #include "templates/weights/fp8_e4m3.cuh"
@@ -63,19 +64,84 @@ std::string detail::layoutId(const Gemv &g) {
   return std::string(ir::name(g.format)) + ".16x64." + maps[int(g.row_map)] + revision;
 }
 
-Result<PackedWeight> Kernel::pack(const std::string &value, const CheckpointWeight &weight) const {
-  const Gemv *gemv = nullptr;
-  for (size_t i = 0; i < state_->plan.instances.size() && !gemv; i++) {
-    const Body &b = state_->plan.bodies[state_->plan.instances[i].body];
+namespace {
+
+/// What value %`value` is to a kernel: a weight of one of its GEMVs.
+Result<const Gemv *> weightOf(const Plan &plan, const std::string &value) {
+  for (size_t i = 0; i < plan.instances.size(); i++) {
+    const Body &b = plan.bodies[size_t(plan.instances[i].body)];
     for (const Step &s : b.steps) {
       const std::string *name = s.gemv.rows ? &b.table[s.gemv.weight].name : nullptr;
-      if (name && (*name == value || std::to_string(i) + "/" + *name == value)) gemv = &s.gemv;
+      if (name && (*name == value || std::to_string(i) + "/" + *name == value)) return &s.gemv;
     }
   }
-  if (!gemv) return Status::input("pack %" + value + ": no phase of this kernel multiplies with a weight of that name");
+  return Status::input("pack %" + value + ": no phase of this kernel multiplies with a weight of that name");
+}
+
+Status expectParts(const Gemv &gemv, const std::string &value, const CheckpointWeight &weight) {
   if (!weight.codes) return Status::input("pack %" + value + ": codes are missing");
-  if (gemv->format == ir::Format::nvfp4 && !weight.scales)
+  if (gemv.format == ir::Format::nvfp4 && !weight.scales)
     return Status::input("pack %" + value + ": nvfp4 weights need their e4m3 block scales");
+  return {};
+}
+
+/// The kernel that packs weights like `gemv`.
+Result<detail::Job> packer(detail::RuntimeState &state, const Plan &plan, const Gemv &gemv) {
+  PHASEC_ASSIGN(Rendered rendered, renderPacker(gemv, *plan.target, state.templates));
+  detail::Job job;
+  job.name = std::string("pack_") + ir::name(gemv.format);
+  job.entry = kPackerName;
+  job.source = std::move(rendered.source);
+  job.hardware = plan.target;
+  job.config = detail::layoutId(gemv) + " rows=" + std::to_string(gemv.rows) + " cols=" + std::to_string(gemv.cols);
+  if (gemv.format == ir::Format::nvfp4) job.config += gemv.weight_type.scales == ir::ScaleLayout::Linear ? " scales=linear" : " scales=swizzled";
+  job.query.sections.push_back({"weight", byteDigest(job.config), job.config});
+  job.remedy = [] {
+    return std::string("pack the weight on the host (Kernel::pack), or let the packer be compiled once where jit is on and take it along "
+                       "with `phasec cache export`\n");
+  };
+  identify(state, job, 0);
+  return job;
+}
+
+} // namespace
+
+Result<int64_t> Kernel::packedBytes(const std::string &value) const {
+  PHASEC_ASSIGN(const Gemv *gemv, weightOf(state_->plan, value));
+  return gemv->imageBytes();
+}
+
+Result<std::string> Kernel::packOnDevice(const std::string &value, const CheckpointWeight &weight, uint64_t image, void *stream) const {
+  PHASEC_ASSIGN(const Gemv *gemv, weightOf(state_->plan, value));
+  PHASEC_TRY(expectParts(*gemv, value, weight));
+  detail::RuntimeState &state = *state_->runtime;
+  if (!state.device) return Status::usage("pack %" + value + " on the device: the runtime was opened without one (DeviceChoice::None)");
+  for (uint64_t address : {uint64_t(uintptr_t(weight.codes)), uint64_t(uintptr_t(weight.scales)), image})
+    if (address % 16) return Status::input("pack %" + value + " on the device: addresses must be aligned to 16 bytes");
+  if (!image) return Status::input("pack %" + value + " on the device: there is no image to write to");
+  PHASEC_ASSIGN(bool capturing, state.device->capturing(stream));
+  PHASEC_ASSIGN(detail::Job job, packer(state, state_->plan, *gemv));
+  PHASEC_ASSIGN(detail::Obtained packer, obtain(state_->runtime, job, capturing));
+  {
+    std::lock_guard lock(state.loaded_mutex);
+    state.packers[job.query.key] = packer.loaded; // others of the shape follow
+  }
+  struct {
+    uint64_t codes, scales, image;
+  } args{uint64_t(uintptr_t(weight.codes)), uint64_t(uintptr_t(weight.scales)), image};
+  LaunchShape shape;
+  shape.threads = packerWarps() * 32;
+  shape.shared_bytes = packerWarps() * gemv->granule_bytes;
+  shape.cooperative = false;
+  int64_t granules = gemv->tiles * gemv->granules, ctas = (granules + packerWarps() - 1) / packerWarps();
+  shape.ctas = int(std::min<int64_t>(ctas, 4 * std::max(state.device->info().sms, 1)));
+  PHASEC_TRY(state.device->launch(*packer.loaded, shape, &args, sizeof args, stream));
+  return detail::layoutId(*gemv);
+}
+
+Result<PackedWeight> Kernel::pack(const std::string &value, const CheckpointWeight &weight) const {
+  PHASEC_ASSIGN(const Gemv *gemv, weightOf(state_->plan, value));
+  PHASEC_TRY(expectParts(*gemv, value, weight));
   PackedWeight packed;
   packed.layout = detail::layoutId(*gemv);
   packed.bytes.assign(size_t(gemv->imageBytes()), 0);

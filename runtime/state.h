@@ -25,6 +25,7 @@ struct RuntimeState {
   std::string nvrtc_identity;     ///< of the library file; empty: there is none
   std::mutex loaded_mutex;
   std::map<std::pair<Key, std::string>, std::weak_ptr<LoadedKernel>> loaded; ///< by key and toolchain; loaded once
+  std::map<Key, std::shared_ptr<LoadedKernel>> packers; ///< stay loaded; under loaded_mutex
 
   bool simulated() const { return device && device->info().device == "sim"; }
   void log(const std::string &line) const {

@@ -120,6 +120,32 @@ void compileAll(const std::vector<Job> &jobs) {
 
 } // namespace
 
+TEST_CASE("packers compile for every target, without spills") {
+  if (!nvrtc()) return;
+  for (const char *layer : {"tiny_qwen35_27b", "tiny_llama31_8b_fp8", "tiny_llama31_8b"})
+    for (const std::string &target : targetNames()) {
+      CAPTURE(layer);
+      CAPTURE(target);
+      Layers layers = readExample(layer);
+      auto effective = effectiveSchedule(layers.module(), hostSchedule("target=" + target), "");
+      REQUIRE(effective.ok());
+      auto p = plan(layers.module(), *effective, *findTarget(target));
+      REQUIRE(p.ok());
+      auto source = renderPacker(p->bodies[0].steps[0].gemv, *p->target, embedded());
+      REQUIRE(source.ok());
+      CompileRequest request;
+      request.source = source->source;
+      request.target = p->target;
+      auto compiled = nvrtc()->compile(request);
+      REQUIRE_MESSAGE(compiled.ok(), compiled.status().text());
+      CHECK_MESSAGE(!contains(compiled->log, "warning"), compiled->log);
+      REQUIRE(compiled->resources.size() == 1);
+      CHECK(compiled->resources[0].kernel == kPackerName);
+      CHECK(compiled->resources[0].resources.spill_store_bytes == 0);
+      CHECK(compiled->resources[0].resources.local_bytes == 0);
+    }
+}
+
 TEST_CASE("nvrtc: the 27B layer compiles for every target, under both contracts") {
   if (!nvrtc()) return;
   std::vector<Job> jobs;

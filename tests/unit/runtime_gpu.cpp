@@ -3,7 +3,7 @@
 // NVRTC. The suite "slow" has the full-size layers.
 #include "runtime/cuda/graph.h"
 #include "runtime/sim/compiler.h"
-#include "tests/unit/runtime_support.h"
+#include "tests/unit/pack_support.h"
 #include "tests/unit/skip.h"
 
 using namespace runtimetest;
@@ -40,6 +40,19 @@ bool simulates() {
 }
 
 } // namespace
+
+TEST_CASE("gpu: weights are packed as on the host") {
+  if (!available()) return;
+  std::vector<Layers> all = raggedLayers();
+  for (const std::string &name : examples(true)) all.push_back(readExample(name));
+  for (const Layers &layers : all) {
+    auto session = gpuSession(layers, "");
+    if (!session) return;
+    PackedAlike alike = packedAlike(*session);
+    CHECK_MESSAGE(alike.wrong.empty(), layers.name(), ": ", alike.wrong);
+    CHECK(alike.weights > 0);
+  }
+}
 
 TEST_CASE("gpu: every tiny layer at every split is bit-exact, and has the sim's bits") {
   if (!available()) return;

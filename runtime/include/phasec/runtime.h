@@ -155,6 +155,12 @@ public:
   /// Packs a weight for this kernel (and every other kernel with the same layout id). `value` is "w_o", or "i/w_o" in a
   /// stack whose layers differ. Threaded.
   Result<PackedWeight> pack(const std::string &value, const CheckpointWeight &weight) const;
+  /// Bytes of a packed weight.
+  Result<int64_t> packedBytes(const std::string &value) const;
+  /// The same on the device: codes and scales are addresses of its memory, and so is `image`, which takes packedBytes(value)
+  /// bytes; all are aligned to 16 bytes. By a kernel that is keyed and cached like any other; asynchronous on `stream` (a CUstream).
+  /// The layout. ErrorKind::CacheMiss where it would have to be compiled and may not be.
+  Result<std::string> packOnDevice(const std::string &value, const CheckpointWeight &weight, uint64_t image, void *stream = nullptr) const;
 
   /// Checks buffers (dtype, shape, layout, alignment, strides) and prepares a launch. ErrorKind::Input names the buffer,
   /// what was expected and what came.

@@ -1,0 +1,80 @@
+// runtime_pack.cpp: the packer that runs on the device makes the host's images, byte for byte, and is a kernel like any other: keyed
+// by what it packs, cached, refused where nothing may be compiled.
+#include "tests/unit/pack_support.h"
+
+using namespace runtimetest;
+
+TEST_CASE("the device packs every weight of every tiny layer as the host does") {
+  int weights = 0;
+  for (const std::string &name : examples(true)) {
+    auto session = Session::open(readExample(name), Setup{});
+    REQUIRE_MESSAGE(session.ok(), session.status().text());
+    PackedAlike alike = packedAlike(*session);
+    CHECK_MESSAGE(alike.wrong.empty(), name, ": ", alike.wrong);
+    weights += alike.weights;
+  }
+  CHECK(weights > 20);
+}
+
+TEST_CASE("... and rows and columns that end inside a tile, in either order of scales") {
+  for (const Layers &layers : raggedLayers()) {
+    auto session = Session::open(layers, Setup{});
+    REQUIRE_MESSAGE(session.ok(), session.status().text());
+    PackedAlike alike = packedAlike(*session);
+    CHECK_MESSAGE(alike.wrong.empty(), layers.name(), ": ", alike.wrong);
+    CHECK(alike.weights == 1);
+  }
+}
+
+TEST_CASE("a packer is cached: one compile a shape and format, for all layers and processes; none where jit is off") {
+  TemporaryDir dir;
+  Setup setup;
+  setup.cache = dir.text() + "/cache";
+  auto compiles = [&](const char *layer) {
+    auto session = Session::open(readExample(layer), setup);
+    REQUIRE(session.ok());
+    int64_t before = session->runtime.cache().counters().compiles;
+    CHECK(packedAlike(*session).wrong == "");
+    return session->runtime.cache().counters().compiles - before;
+  };
+  CHECK(compiles("tiny_qwen3_8b") > 0);
+  CHECK(compiles("tiny_qwen3_8b") == 0); // another runtime, as another process
+  auto entries = listEntries(userFile(setup.cache));
+  REQUIRE(entries.ok());
+  CHECK(std::any_of(entries->begin(), entries->end(), [](const EntryInfo &e) { return e.layer.rfind("pack_", 0) == 0; }));
+
+  RuntimeOptions options = runtimeOptions(setup);
+  auto layers = readExample("tiny_mlp_only");
+  { // its kernel alone
+    auto session = Session::open(layers, setup);
+    REQUIRE(session.ok());
+  }
+  options.jit = Jit::Off;
+  auto runtime = Runtime::open(options);
+  REQUIRE(runtime.ok());
+  auto kernel = runtime->prepare(layers, scheduleOf(""));
+  REQUIRE(kernel.ok());
+  std::string weight = kernel->plan().bodies[0].table[size_t(kernel->plan().bodies[0].steps[0].gemv.weight)].name;
+  uint64_t at = *runtime->allocate(*kernel->packedBytes(weight));
+  auto refused = kernel->packOnDevice(weight, {reinterpret_cast<const void *>(at), reinterpret_cast<const void *>(at)}, at);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.status().kind() == ErrorKind::CacheMiss);
+  CHECK_MESSAGE(contains(refused.status().text(), "Kernel::pack"), refused.status().text());
+}
+
+TEST_CASE("what cannot be packed on the device says why") {
+  auto session = Session::open(readExample("tiny_qwen35_27b"), Setup{});
+  REQUIRE(session.ok());
+  uint64_t at = *session->runtime.allocate(*session->kernel.packedBytes("w_o"));
+  auto text = [&](const std::string &name, uint64_t codes, uint64_t scales, uint64_t image) {
+    auto packed = session->kernel.packOnDevice(name, {reinterpret_cast<const void *>(codes), reinterpret_cast<const void *>(scales)}, image);
+    REQUIRE_FALSE(packed.ok());
+    return packed.status().text();
+  };
+  CHECK(contains(text("w_x", at, at, at), "%w_x"));
+  CHECK(contains(text("w_o", 0, at, at), "codes are missing"));
+  CHECK(contains(text("w_o", at, 0, at), "block scales"));
+  CHECK(contains(text("w_o", at + 8, at, at), "aligned to 16"));
+  CHECK(contains(text("w_o", at, at, 0), "no image"));
+  CHECK_FALSE(session->kernel.packedBytes("w_x").ok());
+}

@@ -57,6 +57,8 @@ public:
     else if (!unpacks() && plan_.tokens_max <= 2) warps = {9, 11, 15, 7, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
     if (teams()) warps = {12, 8, 4, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
+    // Not every length that fits: 25 stages instead of 24 for twelve warps, whose turns then no longer meet the same stages, cost 6 %
+    // of an FP8 layer at batch 8, measured on an H200.
     std::vector<int> stages = {32, 24, 20, 16, 12, 8, 6, 4, 3, 2};
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a ring needs at least two stages (K and V rows are consumed together)");
@@ -80,19 +82,9 @@ private:
         Geometry g{warps, team(warps), r, std::max(granules * kStageUnit, leastStage())};
         if (!fits(g) || (best && stagedSlots() >= best->first)) continue;
         best = {stagedSlots(), g};
-        if (best->first == stagedGemvs()) return lengthened(g, stages.front());
+        if (best->first == stagedGemvs()) return true; // as `g` has just been fitted
       }
-    return best && lengthened(best->second, stages.front());
-  }
-  /// Gives the ring what is left, up to `most` stages, as long as no GEMV is cut further for it.
-  bool lengthened(Geometry g, int most) {
-    if (!fits(g)) return false;
-    for (int64_t slots = allSlots(); g.stages < most; g.stages++) {
-      Geometry longer = g;
-      longer.stages++;
-      if (!fits(longer) || allSlots() != slots) return fits(g);
-    }
-    return true;
+    return best && fits(best->second);
   }
 
   /// Warps multiply in teams of four where the target can, weights have to be unpacked otherwise, and the tokens fit.
@@ -125,12 +117,6 @@ private:
     for (const Body &b : plan_.bodies)
       for (const Step &s : b.steps) n += s.op == ir::Op::qkv || s.op == ir::Op::fc1;
     return n;
-  }
-  int64_t allSlots() const {
-    int64_t slots = 0;
-    for (const Body &b : plan_.bodies)
-      for (const Step &s : b.steps) slots += s.gemv.slots;
-    return slots;
   }
   int64_t stagedSlots() const {
     int64_t slots = 0;

@@ -245,7 +245,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   load_tagged2((const u64 *)g + 2 * thread(), first, second);
   store_tagged2((u64 *)g + 2 * thread(), v, c[0], u32(first + second));
   if (lane() == 0) publish((u32 *)(shared + 64), 1u, (u32 *)(shared + 68), 2u);
-  if (lane() == 0) store_shared((u32 *)(shared + 68), 1u), publish((u32 *)(shared + 64), draw((u32 *)(shared + 64)) + peek_shared((const u32 *)(shared + 64)));
+  if (lane() == 0) publish((u32 *)(shared + 64), peek_shared((const u32 *)(shared + 64)));
   if (thread() == 0) {
     arrive_release(g, 1);
     while (load_acquire(g) < u32(ctas())) spin_pause();

@@ -43,6 +43,18 @@ TEST_CASE("a packer is cached: one compile a shape and format, for all layers an
   REQUIRE(entries.ok());
   CHECK(std::any_of(entries->begin(), entries->end(), [](const EntryInfo &e) { return e.layer.rfind("pack_", 0) == 0; }));
 
+  TemporaryDir edited; // of the packer's skeleton: packers are others, layers' kernels the same
+  edited.write("pack.cu", std::string(Templates::embedded().find("pack.cu")->text) + "\nint one_more;\n");
+  setup.templates = edited.text();
+  {
+    auto session = Session::open(readExample("tiny_qwen3_8b"), setup);
+    REQUIRE(session.ok());
+    CHECK(session->runtime.cache().counters().compiles == 0);
+    CHECK(packedAlike(*session).wrong == "");
+    CHECK(session->runtime.cache().counters().compiles > 0);
+  }
+  setup.templates.clear();
+
   RuntimeOptions options = runtimeOptions(setup);
   auto layers = readExample("tiny_mlp_only");
   { // its kernel alone

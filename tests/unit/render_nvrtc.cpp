@@ -41,10 +41,10 @@ struct Spill {
 };
 const char *const kMeasured[] = {"sm_80", "sm_90a", "sm_120a"};
 const Spill kSpills[] = {
-    {"qwen35_27b", "fast", "sm_90a", 36, 68, 32},
-    {"tiny_qwen35_27b_seed", "fast", "sm_90a", 8, 12, 8},
-    {"tiny_stack", "fast", "sm_90a", 12, 44, 8},
-    {"llama32_1b", "fast", "sm_120a", 32, 76, 32},
+    {"qwen35_27b", "fast", "sm_90a", 40, 72, 32},
+    {"tiny_qwen35_27b_seed", "fast", "sm_90a", 4, 4, 8},
+    {"llama31_8b_fp8", "fast", "sm_90a", 12, 76, 16},
+    {"llama32_1b", "fast", "sm_90a", 16, 32, 16},
 };
 /// The figures that a job is held to; `listed`: its layer spills somewhere.
 Spill spillKnown(const Job &job, bool *listed) {

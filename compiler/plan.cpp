@@ -40,8 +40,8 @@ struct Geometry {
 
 /// What the steps need of shared memory besides the ring, for given slot counts.
 struct Need {
-  int64_t operand = 0, queries = 0, states = 0, scratch = 0;
-  int64_t work() const { return std::max(operand, queries + states); }
+  int64_t operand = 0, pieces = 0, queries = 0, states = 0, scratch = 0;
+  int64_t work() const { return std::max(operand + pieces, queries + states); } // a barrier lies between a GEMV and attention
   int64_t bytes() const { return work() + scratch; }
 };
 
@@ -57,8 +57,7 @@ public:
     else if (!unpacks() && plan_.tokens_max <= 2) warps = {9, 11, 15, 7, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
     if (teams()) warps = {12, 8, 4, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
-    // Not every length that fits: 25 stages instead of 24 for twelve warps, whose turns then no longer meet the same stages, cost 6 %
-    // of an FP8 layer at batch 8, measured on an H200.
+    // Not every length that fits: tests/bench/README.md.
     std::vector<int> stages = {32, 24, 20, 16, 12, 8, 6, 4, 3, 2};
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a ring needs at least two stages (K and V rows are consumed together)");
@@ -197,7 +196,7 @@ private:
 
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + kReadsBytes + tileBytes(geometry) + piecesBytes(geometry) + arrivedBytes(geometry) +
+    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + kReadsBytes + tileBytes(geometry) + arrivedBytes(geometry) +
                     kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
@@ -205,7 +204,8 @@ private:
     for (Body &body : plan_.bodies)
       for (Step &step : body.steps) {
         if (step.gemv.rows) {
-          if (!chooseSlots(body, step, geometry, available)) return false;
+          need.pieces = piecesBytes(geometry);
+          if (!chooseSlots(body, step, geometry, available - need.pieces)) return false;
           need.operand = std::max(need.operand, operandBytes(step.gemv, geometry));
         }
         if (step.op != ir::Op::attn) continue;
@@ -268,11 +268,11 @@ private:
     l.owed = l.feeder_tables + 4 * tableBytes();
     l.left = l.owed + owedBytes();
     l.attention_units = l.left + leftBytes();
-    l.pieces = align(l.attention_units + geometry.warps * kUnitBytes, 128);
-    l.arrived = l.pieces + piecesBytes(geometry);
+    l.arrived = align(l.attention_units + geometry.warps * kUnitBytes, 128);
     l.tile = l.arrived + arrivedBytes(geometry);
     l.scratch = l.tile + tileBytes(geometry);
     l.operand = l.scratch + need.scratch;
+    l.pieces = l.operand + need.operand;
     l.states = l.operand + need.queries;
     l.bytes = l.operand + need.work();
     for (Body &b : plan_.bodies)

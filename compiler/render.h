@@ -52,12 +52,12 @@ struct Rendered {
 /// Names of the kernels; with .cu, of the generated files in diagnostics.
 inline constexpr const char *kKernelName = "phasec_layer";
 inline constexpr const char *kPackerName = "phasec_pack";
+/// Warps of a CTA of the packer, each with a granule in dynamic shared memory.
+inline constexpr int kPackerWarps = 8;
 
 /// Renders the plan. Pure: equal inputs give equal bytes. ErrorKind::Toolchain, naming file and marker, when a template (of
 /// an overlay) lacks a region or includes a file that does not exist.
 Result<Rendered> render(const Plan &plan, const ir::Module &module, const Templates &templates);
-/// Warps of a CTA of the packer, each with a granule in dynamic shared memory.
-int packerWarps();
 /// The same of the kernel that makes a weight's image of its checkpoint, on the device.
 Result<Rendered> renderPacker(const Gemv &gemv, const Target &target, const Templates &templates);
 

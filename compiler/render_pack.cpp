@@ -1,4 +1,5 @@
 // render_pack.cpp: the configuration of the kernel that packs a weight.
+#include "compiler/render.h"
 #include "compiler/render_program.h"
 
 #include "llvm/Support/raw_ostream.h"
@@ -6,8 +7,6 @@
 namespace phasec {
 
 namespace {
-
-constexpr int kPackerWarps = 8;
 
 /// Whether image row `row` holds no checkpoint row: Gemv::checkpointRow.
 std::string padding(const Gemv &g) {
@@ -38,7 +37,5 @@ ProgramText packText(const Gemv &g, const Target &target) {
   out.flush();
   return text;
 }
-
-int packerWarps() { return kPackerWarps; }
 
 } // namespace phasec

@@ -35,6 +35,6 @@ struct Obtained {
 };
 /// From the cache, or compiled and stored; then loaded. `capturing`: neither may be done, ErrorKind::CacheMiss unless the kernel is
 /// loaded and alive. The same with jit = off or a sealed runtime for a compile.
-Result<Obtained> obtain(const std::shared_ptr<RuntimeState> &state, const Job &job, bool capturing);
+Result<Obtained> obtain(RuntimeState &state, const Job &job, bool capturing);
 
 } // namespace phasec::detail

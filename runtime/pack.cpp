@@ -121,7 +121,7 @@ Result<std::string> Kernel::packOnDevice(const std::string &value, const Checkpo
   if (!image) return Status::input("pack %" + value + " on the device: there is no image to write to");
   PHASEC_ASSIGN(bool capturing, state.device->capturing(stream));
   PHASEC_ASSIGN(detail::Job job, packer(state, state_->plan, *gemv));
-  PHASEC_ASSIGN(detail::Obtained packer, obtain(state_->runtime, job, capturing));
+  PHASEC_ASSIGN(detail::Obtained packer, obtain(state, job, capturing));
   {
     std::lock_guard lock(state.loaded_mutex);
     state.packers[job.query.key] = packer.loaded; // others of the shape follow
@@ -130,10 +130,10 @@ Result<std::string> Kernel::packOnDevice(const std::string &value, const Checkpo
     uint64_t codes, scales, image;
   } args{uint64_t(uintptr_t(weight.codes)), uint64_t(uintptr_t(weight.scales)), image};
   LaunchShape shape;
-  shape.threads = packerWarps() * 32;
-  shape.shared_bytes = packerWarps() * gemv->granule_bytes;
+  shape.threads = kPackerWarps * 32;
+  shape.shared_bytes = kPackerWarps * gemv->granule_bytes;
   shape.cooperative = false;
-  int64_t granules = gemv->tiles * gemv->granules, ctas = (granules + packerWarps() - 1) / packerWarps();
+  int64_t granules = gemv->tiles * gemv->granules, ctas = (granules + kPackerWarps - 1) / kPackerWarps;
   shape.ctas = int(std::min<int64_t>(ctas, 4 * std::max(state.device->info().sms, 1)));
   PHASEC_TRY(state.device->launch(*packer.loaded, shape, &args, sizeof args, stream));
   return detail::layoutId(*gemv);

@@ -195,10 +195,10 @@ void detail::identify(RuntimeState &state, Job &job, int64_t wo_split) {
   for (const KernelFingerprint::Section &s : job.fingerprint.sections) job.query.sections.push_back({s.name, s.digest, s.text});
 }
 
-Result<detail::Obtained> detail::obtain(const std::shared_ptr<RuntimeState> &state, const Job &job, bool capturing) {
+Result<detail::Obtained> detail::obtain(RuntimeState &state, const Job &job, bool capturing) {
   Obtained o;
-  PHASEC_ASSIGN(o.hit, fetch(*state, job, o, capturing));
-  if (state->device) PHASEC_TRY(load(*state, job, o, capturing));
+  PHASEC_ASSIGN(o.hit, fetch(state, job, o, capturing));
+  if (state.device) PHASEC_TRY(load(state, job, o, capturing));
   return o;
 }
 
@@ -299,7 +299,7 @@ Result<std::shared_ptr<KernelState>> prepareKernel(std::shared_ptr<RuntimeState>
   PHASEC_ASSIGN(Prepared p, prepareQuery(*state, layers, schedule));
   if (state->options.prove) p.job.check = [&] { return prove(p.plan, layers.module()); };
   p.job.remedy = [&] { return blessText(state->simulated(), layers, p.plan, p.job.source); };
-  PHASEC_ASSIGN(detail::Obtained o, detail::obtain(state, p.job, capturing));
+  PHASEC_ASSIGN(detail::Obtained o, detail::obtain(*state, p.job, capturing));
   auto kernel = std::make_shared<KernelState>();
   kernel->runtime = state;
   kernel->module = std::shared_ptr<const ir::Module>(std::make_shared<Layers>(layers), &layers.module());

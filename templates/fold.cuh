@@ -4,7 +4,8 @@
 #include "cta.cuh"
 
 /// Sums[token][row] that a warp lays down: of the unit that it begins, of the one that it joins, and, in a team, of up to three
-/// whose segments the warps of a team share. A barrier of all workers lies between the pieces of one pass and the next.
+/// whose segments the warps of a team share. A barrier of all workers lies between the pieces of one pass and the next,
+/// and between them and attention, which has the same memory.
 template <class L> struct Pieces {
   enum : int { kBegun, kJoined, kApart, kKinds = L::team > 1 ? kApart + L::team - 1 : kApart };
   PHASEC_DEVICE static float *of(int warp, int kind) {

@@ -397,7 +397,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     cache.open(cta, ring.first, u);
     cache.fill(cta, 0); // rows older than this step wait for nothing
     H::await(cta, u.head);
-    ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more
+    ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more, or a GEMV's operand and pieces
     Core core;
     core.stage(later(cta), u);
     u8 *fresh = (u8 *)States<H>::of(cta, 0);

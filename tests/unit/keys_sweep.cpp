@@ -678,7 +678,7 @@ TEST_CASE("sweep: every template, in every example: its users get new keys and n
         }
       }
     }
-  checkRows(rows, {"template pack.cu"}); // of packers: runtime_pack.cpp
+  checkRows(rows, {"template pack.cu"}); // of packers: pack_device.cpp
 }
 
 TEST_CASE("sweep: comments and blank space in every template: no new key") {

@@ -16,9 +16,6 @@ const char *kDeep = "deep"; // W_O with many segments a slot: see below
 const char *kDeepText = "layer @deep {\n  dims hidden = 80, kv_heads = 2, k = 2048\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  in %x : bf16[tokens, hidden]\n"
                         "  weight %w : bf16[hidden, k]\n  %p = wo %a, %w\n  %h = gather %p, %x { by = elected }\n  return %h\n}\n";
 
-const char *kTall = "tall"; // units enough in a slot that a warp can be several ahead
-const char *kTallText = "layer @tall {\n  tokens 1..16\n  in %u : bf16[tokens, 4096]\n  weight %w : bf16[2400, 4096]\n  %y : f32 = fc2 %u, %w\n  return %y\n}\n";
-
 const char *kTeams = "teams"; // three row tiles a CTA: teams that are not full, segments of seven and of eight granules
 const char *kTeamsText = "layer @teams {\n  tokens 1..3\n  in %u : bf16[tokens, 1440]\n  weight %w : nvfp4[240, 1440] { scales = linear, global = multiply }\n"
                          "  %y = head %u, %w\n  return %y\n}\n";
@@ -52,7 +49,7 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTall, kTallText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }

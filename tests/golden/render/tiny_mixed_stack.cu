@@ -7,8 +7,8 @@ struct Launch {
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
       table_offset = 148224, feeder_tables_offset = 148376, owed_offset = 148984, left_offset = 149312,
-      pieces_offset = 150144, arrived_offset = 161408,
-      tile_offset = 161536, scratch_offset = 167168, operand_offset = 167296; // shared memory, 193280 bytes
+      pieces_offset = 159232, arrived_offset = 150144,
+      tile_offset = 150272, scratch_offset = 155904, operand_offset = 156032; // shared memory, 182016 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
       instance_counter = 3, owed_words = 1;
 };
@@ -63,7 +63,7 @@ struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
   static constexpr int step = 1;
-  static constexpr int queries_offset = 167296, states_offset = 168320, units_shared_offset = 149344, state_floats = 1040;
+  static constexpr int queries_offset = 156032, states_offset = 157056, units_shared_offset = 149344, state_floats = 1040;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
   static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 8, buffered_from = 704, kv_scales = -1;

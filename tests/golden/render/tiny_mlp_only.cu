@@ -7,8 +7,8 @@ struct Launch {
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
       table_offset = 148224, feeder_tables_offset = 148320, owed_offset = 148704, left_offset = 148840,
-      pieces_offset = 149760, arrived_offset = 180480,
-      tile_offset = 180608, scratch_offset = 186752, operand_offset = 186880; // shared memory, 191488 bytes
+      pieces_offset = 160768, arrived_offset = 149760,
+      tile_offset = 149888, scratch_offset = 156032, operand_offset = 156160; // shared memory, 191488 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 3,
       instance_counter = 3, owed_words = 1;
 };

@@ -7,8 +7,8 @@ struct Launch {
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
       table_offset = 148224, feeder_tables_offset = 148304, owed_offset = 148624, left_offset = 148760,
-      pieces_offset = 149504, arrived_offset = 160768,
-      tile_offset = 160896, scratch_offset = 166528, operand_offset = 166656; // shared memory, 168832 bytes
+      pieces_offset = 157568, arrived_offset = 149504,
+      tile_offset = 149632, scratch_offset = 155264, operand_offset = 155392; // shared memory, 168832 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
       instance_counter = 3, owed_words = 2;
 };

@@ -1,4 +1,4 @@
-// runtime_pack.cpp: the packer that runs on the device makes the host's images, byte for byte, and is a kernel like any other: keyed
+// pack_device.cpp: the packer that runs on the device makes the host's images, byte for byte, and is a kernel like any other: keyed
 // by what it packs, cached, refused where nothing may be compiled.
 #include "tests/unit/pack_support.h"
 

@@ -132,8 +132,12 @@ Result<std::vector<std::pair<std::string, int64_t>>> Store::candidates(const Key
 
 Status Store::expectAbsent(const Key &key, const std::string &toolchain, ToolchainPolicy policy) {
   auto fingerprint = fingerprintBytes(key.fingerprint);
-  PHASEC_ASSIGN(Statement rows, database_.prepare("SELECT 1 FROM artefact NOT INDEXED WHERE wo_split=?1 AND fingerprint=?2 "
-                                                  "AND (?3='' OR toolchain=?3)"));
+  // Both ways to a row in one statement, which sees one state of the file: what another process published since find()
+  // looked is no damage.
+  constexpr const char *sql = "SELECT 1 FROM artefact NOT INDEXED WHERE wo_split=?1 AND fingerprint=?2 AND (?3='' OR toolchain=?3) "
+                              "AND id NOT IN (SELECT id FROM artefact INDEXED BY artefact_key "
+                              "WHERE wo_split=?1 AND fingerprint=?2 AND (?3='' OR toolchain=?3))";
+  PHASEC_ASSIGN(Statement rows, database_.prepare(sql));
   rows.bind(1, key.wo_split).bindBlob(2, fingerprint);
   rows.bind(3, policy == ToolchainPolicy::Any ? std::string_view() : std::string_view(toolchain));
   PHASEC_ASSIGN(bool hidden, rows.step());

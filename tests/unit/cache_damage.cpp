@@ -3,6 +3,7 @@
 #include "tests/cache/support.h"
 
 #include "cache/encode.h"
+#include "cache/store.h"
 
 #include <doctest/doctest.h>
 
@@ -104,5 +105,23 @@ TEST_CASE("a listing's page is garbage: every kernel is a hit, and the close tha
     CHECK(readFile(path + ".aside-1").substr(page * kPageBytes, 8) == std::string(8, '\x5a'));
     checkHealed(dir);
     std::filesystem::remove(path + ".aside-1");
+  }
+}
+
+TEST_CASE("a row that another process publishes during a look-up is no damage") {
+  TempDir dir;
+  std::string path = filled(dir);
+  Compiled late = makeKernel(8, kKernels);
+  const Key &key = late.artefact.key;
+  auto store = Store::openUser(path), other = Store::openUser(path);
+  REQUIRE(store.ok());
+  REQUIRE(other.ok());
+  for (const char *toolchain : {kToolchain, ""}) {
+    CAPTURE(toolchain);
+    auto found = store->get()->find(key, toolchain, ToolchainPolicy::Match);
+    REQUIRE(found.ok());
+    CHECK((found->artefact != nullptr) == !*toolchain); // the second time round it is there
+    REQUIRE(other->get()->publish(late).ok());
+    CHECK(store->get()->expectAbsent(key, toolchain, ToolchainPolicy::Match).ok());
   }
 }

@@ -169,19 +169,22 @@ Result<Store::Found> Store::find(const Key &key, const std::string &toolchain, T
   bool any = policy == ToolchainPolicy::Any || toolchain.empty();
   PHASEC_ASSIGN(auto rows, candidates(key, any ? nullptr : &toolchain));
   std::sort(rows.begin(), rows.end(), [](const auto &a, const auto &b) { return naturalLess(b.first, a.first); });
+  // The index led here; the checksum holds; the key must still be the one that was asked for.
+  auto wanted = [&](const Artefact &row) { return row.key == key && (any || row.toolchain == toolchain); };
   Found found;
   for (const auto &[row_toolchain, id] : rows) {
     Result<std::shared_ptr<const Artefact>> artefact = readRow(id);
     candidates_.reset();
     PHASEC_ASSIGN(found.artefact, std::move(artefact));
-    // The index led here; the checksum holds; the key must still be the one that was asked for.
-    if (found.artefact && found.artefact->key == key && (any || found.artefact->toolchain == toolchain)) {
+    if (found.artefact && wanted(*found.artefact)) {
       found.id = id;
       return found;
     }
     found.artefact = nullptr;
     ++found.damaged;
-    if (writable_ && quarantine(id).ok()) ++found.quarantined;
+    if (!writable_) continue;
+    Result<bool> moved = quarantine(key, id, wanted);
+    if (moved.ok() && *moved) ++found.quarantined;
   }
   return found;
 }
@@ -190,8 +193,10 @@ Result<std::optional<Listing>> Store::listing(const Key &key, const std::string 
   PHASEC_ASSIGN(Found found, find(key, toolchain, ToolchainPolicy::Match));
   if (!found.artefact) return std::optional<Listing>();
   PHASEC_ASSIGN(Statement texts, database_.prepare("SELECT l.source, l.ptx, l.checksum, a.checksum FROM listing l "
-                                                   "JOIN artefact a ON a.id = l.id WHERE l.id=?1"));
-  texts.bind(1, found.id);
+                                                   "JOIN artefact a ON a.id = l.id WHERE l.id=?1 AND a.wo_split=?2 "
+                                                   "AND a.fingerprint=?3")); // ids are used again
+  auto fingerprint = fingerprintBytes(key.fingerprint);
+  texts.bind(1, found.id).bind(2, key.wo_split).bindBlob(3, fingerprint);
   PHASEC_ASSIGN(bool row, texts.step());
   if (!row || texts.blob(3).size() != sizeof(Checksum)) return std::optional<Listing>();
   Checksum artefact;
@@ -264,9 +269,14 @@ Status Store::verifyRows(const std::function<void(const std::string &, const std
 
 // ---- writing ---------------------------------------------------------------------------------------------------
 
-/// Moves a bad row aside, keeping its bytes for whoever wants to know what happened, and drops the oldest such rows.
-Status Store::quarantine(int64_t id) {
+/// Moves a bad row aside, keeping its bytes for whoever wants to know what happened, and drops the oldest such rows. False
+/// when another process was quicker: good rows may have come since, and ids are used again.
+Result<bool> Store::quarantine(const Key &key, int64_t id, const std::function<bool(const Artefact &)> &wanted) {
   PHASEC_ASSIGN(Transaction transaction, Transaction::begin(database_));
+  PHASEC_ASSIGN(auto rows, candidates(key, nullptr));
+  if (std::none_of(rows.begin(), rows.end(), [&](const auto &row) { return row.second == id; })) return false;
+  PHASEC_ASSIGN(std::shared_ptr<const Artefact> row, readRow(id));
+  if (row && wanted(*row)) return false;
   PHASEC_ASSIGN(
       Statement copy,
       database_.prepare("INSERT INTO quarantine(found_s, why, wo_split, fingerprint, toolchain, layer, target, "
@@ -274,6 +284,7 @@ Status Store::quarantine(int64_t id) {
                         "payload FROM artefact WHERE id=?1"));
   copy.bind(1, id).bind(2, nowSeconds());
   PHASEC_TRY(copy.run());
+  if (database_.changes() == 0) return false;
   for (const char *sql :
        {"DELETE FROM artefact WHERE id=?1", "DELETE FROM listing WHERE id=?1", "DELETE FROM use WHERE id=?1"}) {
     PHASEC_ASSIGN(Statement remove, database_.prepare(sql));
@@ -284,7 +295,8 @@ Status Store::quarantine(int64_t id) {
                 database_.prepare("DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?1"));
   trim.bind(1, kQuarantineRowsMax);
   PHASEC_TRY(trim.run());
-  return transaction.commit();
+  PHASEC_TRY(transaction.commit());
+  return true;
 }
 
 Result<bool> Store::insertRow(const Compiled &compiled) {

@@ -78,7 +78,7 @@ private:
   Status prepareStatements();
   Result<std::vector<std::pair<std::string, int64_t>>> candidates(const Key &key, const std::string *toolchain); ///< null: of any
   Result<std::shared_ptr<const Artefact>> readRow(int64_t id);
-  Status quarantine(int64_t id);
+  Result<bool> quarantine(const Key &key, int64_t id, const std::function<bool(const Artefact &)> &wanted);
   Result<bool> insert(const Compiled &compiled);
 
   Database database_;

@@ -18,10 +18,12 @@ namespace phasec {
 namespace {
 
 constexpr int64_t kRecordBytes = 128;
+constexpr int64_t kHousekeepingRecord = 0;
 constexpr int64_t kFirstKeyRecord = 4096;
 constexpr int64_t kKeyRecords = 65536;
 constexpr int kHostGroups = 64; // 1 + 64 * 63 records fit below the keys
 constexpr std::chrono::milliseconds kPollFirst{1}, kPollLast{20};
+constexpr std::chrono::seconds kHousekeepingWait{5};
 constexpr std::chrono::milliseconds kReportFirst{100}, kReportEvery{1'000};
 
 } // namespace
@@ -147,6 +149,13 @@ WaitResult waitForRecord(const std::string &lock_file, const std::vector<int64_t
     std::this_thread::sleep_for(std::min<Clock::duration>(poll, deadline - now));
     poll = std::min(2 * poll, kPollLast);
   }
+}
+
+std::string lockFileIn(const std::string &folder) { return folder + "/kernels.lock"; }
+
+WaitResult waitForHousekeeping(const std::string &folder, const std::string &what) {
+  return waitForRecord(lockFileIn(folder), {kHousekeepingRecord}, what, false,
+                       std::chrono::steady_clock::now() + kHousekeepingWait, {});
 }
 
 } // namespace phasec

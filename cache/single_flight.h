@@ -49,7 +49,6 @@ struct HolderRecord {
 };
 HolderRecord readHolder(const std::string &lock_file, int64_t record);
 
-constexpr int64_t kHousekeepingRecord = 0;
 constexpr int kCompileSlotsMax = 63;
 /// The record of a compile slot. Hosts that share a directory have slots of their own.
 int64_t slotRecord(const std::string &host, int slot);
@@ -69,5 +68,11 @@ struct WaitResult {
 /// do so.)
 WaitResult waitForRecord(const std::string &lock_file, const std::vector<int64_t> &records, const std::string &what,
                          bool for_slot, std::chrono::steady_clock::time_point deadline, const ObtainHooks &hooks);
+
+/// The lock file of the folder that a user file lies in.
+std::string lockFileIn(const std::string &folder);
+/// Who makes, replaces or removes the folder's user file holds this; who meets a file that looks foreign asks again under it.
+/// Waits five seconds at most, then goes on without.
+WaitResult waitForHousekeeping(const std::string &folder, const std::string &what);
 
 } // namespace phasec

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,9 +18,20 @@ namespace {
 constexpr int64_t kEvictGraceSeconds = 60;
 constexpr int kIntegrityFindingsMax = 20;
 
+std::string folderOf(const std::string &path) {
+  std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
 Result<std::unique_ptr<Store>> openForReading(const std::string &path) {
   if (access(path.c_str(), R_OK) != 0)
     return Status::io("cannot read the cache file " + path + ": " + std::strerror(errno));
+  Result<std::unique_ptr<Store>> store = Store::openReadOnly(path);
+  const std::string folder = folderOf(path);
+  if (store.ok() || store.status().kind() != ErrorKind::CacheDamage || access(lockFileIn(folder).c_str(), W_OK) != 0)
+    return store;
+  // A process may be making it, or a new one in its place.
+  WaitResult housekeeping = waitForHousekeeping(folder, "reading");
   return Store::openReadOnly(path);
 }
 
@@ -159,13 +171,14 @@ Status clearStore(const std::string &path) {
   Result<std::unique_ptr<Store>> store = openForRemoving(path);
   if (!store.ok() && store.status().kind() == ErrorKind::CacheDamage) {
     // Nothing in it can be trusted to be deleted row by row; the caller asked for it to be gone.
-    WaitResult housekeeping =
-        waitForRecord(path.substr(0, path.find_last_of('/') + 1) + "kernels.lock", {kHousekeepingRecord}, "clearing",
-                      false, std::chrono::steady_clock::now() + std::chrono::seconds(5), {});
-    for (const char *suffix : {"-shm", "-wal", "-journal", ""})
-      if (unlink((path + suffix).c_str()) != 0 && errno != ENOENT)
-        return Status::io("cannot remove " + path + suffix + ": " + std::strerror(errno));
-    return {};
+    WaitResult housekeeping = waitForHousekeeping(folderOf(path), "clearing");
+    if (Store::openReadOnly(path).status().kind() == ErrorKind::CacheDamage) {
+      for (const char *suffix : {"-shm", "-wal", "-journal", ""})
+        if (unlink((path + suffix).c_str()) != 0 && errno != ENOENT)
+          return Status::io("cannot remove " + path + suffix + ": " + std::strerror(errno));
+      return {};
+    }
+    store = openForRemoving(path); // another process has put a good one in its place
   }
   if (!store.ok()) return store.status();
   Database &database = (*store)->database();

@@ -12,7 +12,6 @@ namespace phasec {
 
 namespace {
 
-constexpr std::chrono::seconds kHousekeepingWait{5};
 constexpr int kAsideFilesMax = 8;
 
 bool exists(const std::string &path) { return access(path.c_str(), F_OK) == 0; }
@@ -42,8 +41,7 @@ Status UserFile::open() {
   problem_.clear();
   Status directory = ensurePrivateDirectory(dir_);
   if (!directory.ok()) return directory;
-  WaitResult housekeeping = waitForRecord(lockFile(), {kHousekeepingRecord}, "opening", false,
-                                          std::chrono::steady_clock::now() + kHousekeepingWait, {});
+  WaitResult housekeeping = waitForHousekeeping(dir_, "opening");
   if (exists(path())) PHASEC_TRY(checkTrusted(path()));
   Status writing = openOrReplace();
   if (writing.ok()) return {};
@@ -91,8 +89,7 @@ bool UserFile::replaced() const {
 
 /// The open file turned out to be broken. False: there is nothing better to go on with.
 bool UserFile::replace(const Status &why) {
-  WaitResult housekeeping = waitForRecord(lockFile(), {kHousekeepingRecord}, "replacing", false,
-                                          std::chrono::steady_clock::now() + kHousekeepingWait, {});
+  WaitResult housekeeping = waitForHousekeeping(dir_, "replacing");
   bool another_did = replaced();
   close(); // before the rename: a closing connection deletes its log by name
   if (!another_did && !setAside(why).ok()) return false;

@@ -17,7 +17,7 @@ public:
   bool wanted() const { return !dir_.empty(); }
   bool opened() const { return state_ != State::Untried; }
   std::string path() const { return userFile(dir_); }
-  std::string lockFile() const { return dir_ + "/kernels.lock"; }
+  std::string lockFile() const { return lockFileIn(dir_); }
 
   /// Opens on first use. Null when there is no usable file; problem() says why.
   Store *store();

@@ -183,6 +183,37 @@ void processStampede(UserFileIs at_first, const char *compile_ms, milliseconds s
               at_first == UserFileIs::Damaged ? ", all rows damaged" : "", all.size(), secondsSince(start));
 }
 
+/// Members of a file that somebody clears, evicts from, verifies and lists all the while: everybody has every kernel, and
+/// nothing is taken for damage.
+void tendedStampede() {
+  TempDir dir;
+  const std::string file = userFile(dir / "user");
+  std::string calls = countIn(dir);
+  compilesTake(kAtOnce);
+  Clock::time_point start = Clock::now();
+  std::fflush(stdout);
+  pid_t tender = fork();
+  for (int64_t round = 0; tender == 0; ++round) {
+    if (round % 3 == 0) (void)clearStore(file);
+    else (void)evict(file, "cache_size_files=1");
+    if (Result<VerifyReport> report = verifyStore(file); report.ok())
+      for (const std::string &finding : report->findings) say("FAILED: " + finding), _exit(1);
+    std::this_thread::sleep_for(milliseconds(round % 5));
+  }
+  for (int round = 0; round < 10; ++round) runMembers(dir, kProcesses, milliseconds(round % 3), 0);
+  int status = 0;
+  bool tended = waitpid(tender, &status, WNOHANG) == 0;
+  kill(tender, SIGKILL);
+  if (tended) waitpid(tender, &status, 0);
+  expect(tended, "a file that members publish to does not verify");
+  for (const auto &entry : std::filesystem::directory_iterator(dir / "user"))
+    expect(entry.path().string().find(".aside") == std::string::npos, "set aside: " + entry.path().string());
+  size_t count = callsIn(calls).size();
+  expect(count > kKeys, "the file was never cleared");
+  std::printf("%d processes x %d keys, the file cleared and verified meanwhile: %zu compiles, %.2f s\n", kProcesses, kKeys,
+              count, secondsSince(start));
+}
+
 // ---- death -----------------------------------------------------------------------------------------------------
 
 /// A child that wants key 0 while one compile at a time may run: the slot, too, must come back from the dead.
@@ -255,6 +286,7 @@ int main(int argc, char **argv) {
   // At once: somebody publishes, or moves a bad row aside, while others are in the middle of a look-up.
   for (int round = 0; round < rounds; ++round)
     for (UserFileIs at_first : {UserFileIs::Absent, UserFileIs::Damaged}) processStampede(at_first, kAtOnce, milliseconds(1));
+  for (int round = 0; round < (rounds + 9) / 10; ++round) tendedStampede();
   std::vector<double> waits_ms;
   for (int round = 0; round < rounds; ++round) killRound(round, waits_ms);
   std::sort(waits_ms.begin(), waits_ms.end());

@@ -182,7 +182,7 @@ struct Attention {
   int row_bytes = 0;           ///< of K or V of one KV head
   int row_stride = 0;          ///< between rows in a stage: the pad spreads them over shared-memory banks
   int pair_tiles = 1;          ///< pair tiles of one token: ceil(group / 8)
-  int state_floats = 0;        ///< of a pair tile's state: maxima and sums, then the weighted values of whole 256-byte pieces
+  int state_floats = 0;        ///< of a pair tile's state: maxima and sums, then the weighted values of whole 128 bytes of a row
   ir::ValueId kv = ir::kNone;
   bool fresh_rows = false;     ///< this step's K and V come from the workspace (they are produced in this launch)
   int heads_step = -1;         ///< the qkv step whose raw sums this step finishes; -1: q, gate, K and V are there

@@ -269,7 +269,7 @@ private:
     a.row_bytes = int(hd * ir::bytes(value(a.kv).cache.dtype));
     a.row_stride = a.row_bytes + 16;
     a.pair_tiles = int(ceilDiv(heads / kv_heads, kPairTile));
-    a.state_floats = int(kPairTile * (2 + ceilDiv(a.row_bytes, 256) * 256 / ir::bytes(value(a.kv).cache.dtype)));
+    a.state_floats = int(kPairTile * (2 + ceilDiv(a.row_bytes, 128) * 128 / ir::bytes(value(a.kv).cache.dtype)));
     a.partials_region = addWorkspace("attn.partials", "f32", {kv_heads, 0, a.state_floats});
     body_.regions[size_t(a.partials_region)].tagged = 1;
     body_.steps.push_back(std::move(step));

@@ -27,6 +27,9 @@ struct Cta {
 
   PHASEC_DEVICE u32 *counters() const { return (u32 *)workspace; }
   PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
+  /// Before every call: what follows from these is computed in it. It would be computed once for the launch, in registers that
+  /// nothing else could have.
+  PHASEC_DEVICE void begin_call() { warp = ptx::unknown(warp), lane = ptx::unknown(lane); }
 };
 
 /// A buffer that the host bound: entry `Entry` of the launch table.

@@ -403,17 +403,17 @@ PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass 
 
 /// Computes this CTA's units. Ends with every unit of the CTA stored; the caller signals, or adds the slots.
 template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring) {
-  Units all = units<G>(cta);
+  const Units &all = units<G>(cta); // read where it is needed
   if (all.count() == 0) return;
 #pragma unroll 1
   for (int slot = first_slot<G>(all); G::slots == 1 ? slot == 0 : slot * G::tiles < all.end; slot++) {
-    Units u = in_slot<G>(all, slot);
-    Run<G> run(cta, pass_of(u, 0)); // before the CTA waits, not behind
+    Run<G> run(cta, pass_of(in_slot<G>(all, slot), 0)); // before the CTA waits, not behind
     run.begin = ptx::unknown(run.begin), run.end = ptx::unknown(run.end);
     G::await(cta, slot);
     ptx::sync_workers(G::threads); // nobody reads the previous slot's operand or pieces any more
     operand::stage<G>(cta, slot, slot == first_slot<G>(all));
     ptx::sync_workers(G::threads);
+    Units u = in_slot<G>(all, slot);
 #pragma unroll 1
     for (int p = 0; p < passes<G>(); p++) {
       Pass pass = pass_of(u, p);

@@ -176,11 +176,10 @@ template <class H> struct States {
   PHASEC_DEVICE static float *of(const Cta &cta, int i) { return (float *)(ptx::shared_base() + H::states_offset) + i * H::state_floats; }
 };
 
-/// The query of a pair, rounded to bf16: from a value of the layer, or finished here from the raw sums of qkv. Zero for pairs
-/// behind the tile's last. One warp.
+/// The query of a pair of the tile, rounded to bf16: from a value of the layer, or finished here from the raw sums of qkv. One
+/// warp.
 template <class H> PHASEC_DEVICE heads::Head<H> query(const Cta &cta, const Unit &u, int p) {
   heads::Head<H> h{};
-  if (p >= u.pairs) return h;
   p += u.tile * kPairs;
   int token = u.first_token + p / H::group, head = u.head * H::group + p % H::group;
   if constexpr (present<typename H::Heads>) {
@@ -377,14 +376,67 @@ template <class H> PHASEC_DEVICE void merge_chunks(const Cta &cta, const Unit u)
 PHASEC_DEVICE Cta later(Cta cta) {
   cta.table = ptx::unknown(cta.table);
   cta.workspace = ptx::unknown(cta.workspace);
+  cta.warp = ptx::unknown(cta.warp);
   return cta;
+}
+
+/// Attends to the unit's rows, which leaves the warps' states in shared memory. All threads.
+template <class H> PHASEC_DEVICE void attend(const Cta &cta, Ring<typename H::L> &ring, const Unit u) {
+  CachedRows<H> cache;
+  cache.open(cta, ring.first, u);
+  cache.fill(cta, 0); // rows older than this step wait for nothing
+  H::await(cta, u.head);
+  ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more, or a GEMV's operand and pieces
+  core::Attention<H> core;
+  core.stage(later(cta), u);
+  u8 *fresh = (u8 *)States<H>::of(cta, 0);
+  int cached = cache.items / 2, blocks = cached;
+  if (H::fresh_rows && u.chunk == u.chunks - 1) {
+    stage_fresh<H>(later(cta), u, fresh);
+    if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
+  }
+  ptx::sync_workers(H::threads);
+  core.open(later(cta), u);
+#pragma unroll 1
+  for (int block = 0; block < blocks; block++) {
+    const Unit &now = shared_unit<H>(cta);
+    int row = now.row_begin + block * H::block_rows, end = now.row_end;
+    const u8 *k = nullptr, *v = nullptr;
+    if (block < cached) {
+      cache.fill(cta, 2 * block + 2);
+      k = ring.wait(cache.number(cta, 2 * block));
+      v = ring.wait(cache.number(cta, 2 * block + 1));
+    } else {
+      int skip = (block - cached) * H::block_rows;
+      k = fresh + skip * H::row_stride;
+      v = k + now.tokens * H::row_stride;
+      row = now.context + skip;
+      end = now.context + now.tokens;
+    }
+    core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
+    if (block >= cached) continue;
+    ptx::fence_async_shared(); // these stages were not written by bulk copies, the next bytes in them may be
+    ring.release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));
+  }
+  cache.pass(cta, shared_unit<H>(cta));
+  ring.first += u32(items(shared_unit<H>(cta)));
+  ptx::sync_workers(H::threads);
+  constexpr int half = States<H>::kCount;
+  float *mine = States<H>::of(cta, later(cta).warp % half);
+  if (cta.warp >= half) core.put(cta, mine);
+  ptx::sync_workers(H::threads);
+  if (cta.warp < half) {
+    if (cta.warp + half < H::warps) core.append(cta, mine);
+    ptx::sync_warp();
+    core.put(cta, mine);
+  }
+  ptx::sync_workers(H::threads);
 }
 
 /// A CTA stores all its chunks before it waits for any: then none can wait for itself.
 template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &ring) {
-  using Core = core::Attention<H>;
   int index = cta.cta;
-  for (;; index += cta.ctas) {
+  for (;;) {
     Unit u = shared_unit<H>(cta);
     if (u.id != index * H::steps + H::step) {
       u = unit<H>(cta, index);
@@ -393,60 +445,14 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       if (cta.lane == 0) shared_unit<H>(cta) = u;
       ptx::sync_warp();
     }
-    CachedRows<H> cache;
-    cache.open(cta, ring.first, u);
-    cache.fill(cta, 0); // rows older than this step wait for nothing
-    H::await(cta, u.head);
-    ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more, or a GEMV's operand and pieces
-    Core core;
-    core.stage(later(cta), u);
-    u8 *fresh = (u8 *)States<H>::of(cta, 0);
-    int cached = cache.items / 2, blocks = cached;
-    if (H::fresh_rows && u.chunk == u.chunks - 1) {
-      stage_fresh<H>(later(cta), u, fresh);
-      if (cta.warp == H::warps - 1) blocks += (u.tokens + H::block_rows - 1) / H::block_rows;
-    }
-    ptx::sync_workers(H::threads);
-    core.open(later(cta), u);
-#pragma unroll 1
-    for (int block = 0; block < blocks; block++) {
-      const Unit &now = shared_unit<H>(cta);
-      int row = now.row_begin + block * H::block_rows, end = now.row_end;
-      const u8 *k = nullptr, *v = nullptr;
-      if (block < cached) {
-        cache.fill(cta, 2 * block + 2);
-        k = ring.wait(cache.number(cta, 2 * block));
-        v = ring.wait(cache.number(cta, 2 * block + 1));
-      } else {
-        int skip = (block - cached) * H::block_rows;
-        k = fresh + skip * H::row_stride;
-        v = k + now.tokens * H::row_stride;
-        row = now.context + skip;
-        end = now.context + now.tokens;
-      }
-      core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
-      if (block >= cached) continue;
-      ptx::fence_async_shared(); // these stages were not written by bulk copies, the next bytes in them may be
-      ring.release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));
-    }
-    cache.pass(cta, shared_unit<H>(cta));
-    ring.first += u32(items(shared_unit<H>(cta)));
-    ptx::sync_workers(H::threads);
-    constexpr int half = States<H>::kCount;
-    float *mine = States<H>::of(cta, cta.warp % half);
-    if (cta.warp >= half) core.put(cta, mine);
-    ptx::sync_workers(H::threads);
-    if (cta.warp < half) {
-      if (cta.warp + half < H::warps) core.append(cta, mine);
-      ptx::sync_warp();
-      core.put(cta, mine);
-    }
-    ptx::sync_workers(H::threads);
+    attend<H>(cta, ring, u);
     merge_warps<H>(later(cta), shared_unit<H>(cta));
+    index = shared_unit<H>(cta).id / H::steps + cta.ctas; // not kept in a register
   }
 #pragma unroll 1
-  for (int i = cta.cta; i < index; i += cta.ctas) {
-    Unit u = index == cta.cta + cta.ctas ? shared_unit<H>(cta) : unit<H>(cta, i); // of the only one they still know
+  for (int i = index - cta.ctas; i >= cta.cta; i -= cta.ctas) { // the last one first, which is still known
+    Unit u = shared_unit<H>(cta);
+    if (u.id != i * H::steps + H::step) u = unit<H>(cta, i);
     if (u.chunks > 1) merge_chunks<H>(later(cta), u);
   }
 }

@@ -137,6 +137,22 @@ TEST_CASE("sim fast: attention cut into chunks, over one and many CTAs") {
   runCases(cases);
 }
 
+TEST_CASE("sim fast: attention over rows of every width, of both types: the small layers' are narrow") {
+  std::vector<Case> cases;
+  for (int head_dim : {16, 48, 64, 80, 112, 128, 192, 256})
+    for (const char *dtype : {"bf16", "fp8_e4m3"}) {
+      std::string name = "attn_" + std::to_string(head_dim) + "_" + dtype;
+      std::string text = "layer @attn {\n  dims heads = 6, kv_heads = 2, head_dim = " + std::to_string(head_dim) +
+                         "\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n  cache %kv : " + dtype +
+                         " paged(page = 16, order = nhd, kv = joint)\n  %a = attn %q, %kv\n  return %a\n}\n";
+      Setup setup;
+      setup.settings = "math=fast kv_splits=3 warps=3";
+      setup.sim_ctas = 3 + int(cases.size() % 3);
+      cases.push_back({name, parse(text, name + ".phase"), setup, {{{129, 70}, {2, 1}, 61, false}, {{5}, {4}, 62, false}}});
+    }
+  runCases(cases);
+}
+
 TEST_CASE("sim fast: 3e6 beside 1e-3, rows of zeros, subnormal numbers, extreme scales: nothing overflows that the reference holds") {
   for (const char *name : {"tiny_qwen35_27b", "tiny_llama31_8b", "tiny_llama31_8b_fp8", "tiny_wo_harness", "tiny_mlp_only"}) {
     Setup setup;

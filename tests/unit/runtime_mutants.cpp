@@ -32,6 +32,10 @@ const char *kChunks = "chunks"; // tiles whose rows are cut into chunks, which C
 const char *kChunksText = "layer @chunks {\n  dims heads = 8, kv_heads = 2, head_dim = 32\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
                           "  cache %kv : bf16 paged(page = 16, order = nhd)\n  %a = attn %q, %kv\n  return %a\n}\n";
 
+const char *kWide = "wide"; // rows of 256 bytes, as the large models have
+const char *kWideText = "layer @wide {\n  dims heads = 6, kv_heads = 2, head_dim = 256\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
+                        "  cache %kv : fp8_e4m3 paged(page = 16, order = nhd, kv = joint)\n  %a = attn %q, %kv\n  return %a\n}\n";
+
 const char *kNormed = "normed"; // an eps that is not lost beside the mean
 const char *kNormedText = "layer @normed {\n  dims hidden = 80, ffn = 40\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
                           "  weight %w : bf16[2 * ffn, hidden]\n  %n = norm %x, %g { eps = 0.25 }\n  %u = fc1 %n, %w { act = silu }\n  return %u\n}\n";
@@ -49,7 +53,7 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
@@ -58,7 +62,7 @@ const Mutant kMutants[] = {
     // events
     {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(G::threads); // nobody reads", "    ptx::sync_workers(G::threads); // nobody reads", "tiny_qwen35_27b", "wo_split=2 handoff=events", 7},
     {"phases/gather.cuh", "H::await(cta, 0);", "", "tiny_wo_harness", "wo_split=4"},
-    {"phases/attn.cuh", "    H::await(cta, u.head);\n", "", "tiny_qwen35_27b", "handoff=events"},
+    {"phases/attn.cuh", "  H::await(cta, u.head);\n", "", "tiny_qwen35_27b", "handoff=events"},
     {"cta.cuh", "(cta.round + 1u) * arrivals", "cta.round * arrivals", "tiny_wo_harness", "wo_split=4"},
     {"launch.cuh", "ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);", "", "tiny_wo_harness", "wo_split=4"},
     {"cta.cuh", "if (cta.lane == 0) old = ptx::turn_acq_rel(cta.counters() + counter, n - 1u);", "if (cta.lane == 0) old = ptx::add_acq_rel(cta.counters() + counter, 1u);", "step", ""},
@@ -102,8 +106,8 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "return 2 * u.warps * u.rounds;", "return 2 * (u.warps + 1) * u.rounds;", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "ring.release(cta, cache.number(cta, 2 * block)", "ring.release(cta, cache.number(cta, 2 * block + 2)", "chunks", "kv_splits=1 warps=3 ring=8", 4},
     {"core/fast/attention.cuh", "if (part % (2 * apart) == 0) group.append(other);", "if (part == 0 && apart == 1) group.append(other);", "chunks", "math=fast kv_splits=40 warps=1", 7},
-    {"phases/attn.cuh", "        v = ring.wait(cache.number(cta, 2 * block + 1));\n", "        v = ring.wait(cache.number(cta, 2 * block));\n", "tiny_attn_only", ""},
-    {"phases/attn.cuh", "    cache.pass(cta, shared_unit<H>(cta));\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
+    {"phases/attn.cuh", "v = ring.wait(cache.number(cta, 2 * block + 1));\n", "v = ring.wait(cache.number(cta, 2 * block));\n", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "  cache.pass(cta, shared_unit<H>(cta));\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
     {"gemv.cuh", "pass.first + (part.live ? part.unit : 0)", "pass.first + (part.live ? part.unit ^ 1 : 0)", "deep", "wo_split=2"},
     {"gemv.cuh", "u.late_begin = others + tile_begin<G>(late_tiles<G>, cta.cta - first,", "u.late_begin = others + 1 + tile_begin<G>(late_tiles<G>, cta.cta - first,", "tiny_qwen35_27b", "tokens_max=2"},
     {"gemv.cuh", "if (unit >= G::late_begin) unit +=", "if (unit > G::late_begin) unit +=", "tiny_qwen35_27b", "tokens_max=2"},
@@ -151,16 +155,19 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "if (cta.warp + half < H::warps) core.append(cta, mine);", "if (cta.warp + half < H::warps - 1) core.append(cta, mine);", "tiny_attn_only", ""},
     {"phases/attn.cuh", "end = share(groups, u.chunk + 1, u.chunks);", "end = share(groups, u.chunk + 1, u.chunks) - 1;", "chunks", "", 7},
     {"phases/attn.cuh", "u.state += u.tile * u.chunks;", "", "chunks", "math=fast", 7},
+    {"phases/attn.cuh", "if (u.id != i * H::steps + H::step) u = unit<H>(cta, i);", "", "chunks", "", 7},
+    {"core/fast/attention.cuh", "i * 16 + c * 8 + g);", "i * 16 + g);", "wide", "math=fast"},
+    {"core/fast/attention.cuh", "(t / per_piece * 16 + lane / 4 + c * 8)", "(t / per_piece * 8 + lane / 4 + c * 16)", "wide", "math=fast"},
     {"phases/attn.cuh", "    u.state += tiles * u.chunks;\n", "", "chunks", "", 7},
     // order of sums
     {"gemv.cuh", "slots + ((i64)(first + s) * G::tokens", "slots + ((i64)(G::slots - 1 - first - s) * G::tokens", "deep", "wo_split=4"},
     {"rms.cuh", "ptx::div(sum, float(n)) + eps", "ptx::div(sum + eps, float(n))", "normed", ""},
     // synchronisation inside a CTA
-    {"gemv.cuh", "    ptx::sync_workers(G::threads);\n#pragma unroll 1", "#pragma unroll 1", "deep", "wo_split=2"},
+    {"gemv.cuh", "    ptx::sync_workers(G::threads);\n    Units u", "    Units u", "deep", "wo_split=2"},
     {"gemv.cuh", "    ptx::sync_workers(G::threads); // nobody reads the previous slot's operand or pieces any more\n", "", "deep", "wo_split=8 partition=wide", 1},
-    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_qwen35_27b", ""},
-    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    core.open(later(cta), u);", "    core.open(later(cta), u);", "tiny_llama31_8b", "", 7},
-    {"phases/attn.cuh", "    ptx::sync_workers(H::threads);\n    merge_warps<H>", "    merge_warps<H>", "tiny_attn_only", ""},
+    {"phases/attn.cuh", "  ptx::sync_workers(H::threads);\n  core.open(later(cta), u);", "  core.open(later(cta), u);", "tiny_qwen35_27b", ""},
+    {"phases/attn.cuh", "  ptx::sync_workers(H::threads);\n  core.open(later(cta), u);", "  core.open(later(cta), u);", "tiny_llama31_8b", "", 7},
+    {"phases/attn.cuh", "  ptx::sync_workers(H::threads);\n}\n\n/// A CTA stores", "}\n\n/// A CTA stores", "tiny_attn_only", ""},
     {"gemv.cuh", "        ptx::sync_workers(G::threads); // nor the previous pass's pieces\n", "", "tiny_qwen35_27b", "tokens_max=2 math=fast", 1},
     // what may be written
     {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},

@@ -13,11 +13,12 @@ template <class H> struct Attention {
   static constexpr int per_word = 4 / int(sizeof(typename H::Row)), per_chunk = 4 * per_word; ///< elements of 4 and 16 bytes
   static constexpr int chunks = H::row_bytes / 16;        ///< 16-byte pieces of a row
   static constexpr int k_groups = (chunks + 3) / 4;       ///< four lanes take a chunk each
-  static constexpr int v_groups = (chunks + 15) / 16;     ///< sixteen rows of an mma take a chunk each
+  static constexpr int pieces = H::row_bytes / 8, per_piece = 2 * per_word; ///< of eight bytes, and their elements
+  static constexpr int v_groups = (pieces + 15) / 16;     ///< sixteen rows of an mma take a piece each
   static constexpr int query_stride = k_groups * 4 * per_chunk + 8; ///< 16-bit values; the pad spreads pairs over banks
-  static constexpr int groups = v_groups * per_chunk * 64; ///< of two values: what a lane has of one mma and pair
+  static constexpr int groups = v_groups * per_piece * 64; ///< of two values: what a lane has of one mma and pair
 
-  float acc[v_groups][per_chunk][4]; ///< [..][t]: dims t of chunks g and g + 8, of pairs 2 own and + 1
+  float acc[v_groups][per_piece][4]; ///< [..][t]: dims t of pieces g and g + 8, of pairs 2 own and + 1
   float max[2], sum[2];              ///< of pairs 2 own and + 1; sums are this lane's rows only
 
   /// Behind the queries: per pair the factor of its scores and the last row that it sees.
@@ -29,12 +30,15 @@ template <class H> struct Attention {
     return (PairConstant *)((u16 *)(ptx::shared_base() + H::queries_offset) + attn::kPairs * query_stride);
   }
 
-  /// The query of a pair as 16-bit floats, and the factor of its scores. A warp a pair.
+  /// The query of a pair as 16-bit floats, and the factor of its scores. Pairs behind the tile's last see no row, whatever their
+  /// scores. A warp a pair.
   PHASEC_DEVICE void stage(const Cta &cta, const attn::Unit &u) const {
     u16 *to = (u16 *)(ptx::shared_base() + H::queries_offset);
     float k_scale = H::kv_scales < 0 ? 1.0f : ((const float *)cta.table[H::kv_scales < 0 ? 0 : H::kv_scales])[0];
     constexpr int lane_dims = (query_stride + 31) / 32;
     for (int p = cta.warp; p < attn::kPairs; p += H::warps) {
+      if (cta.lane == 0 && p >= u.pairs) constants(cta)[p] = PairConstant{0.0f, -1};
+      if (p >= u.pairs) continue;
       heads::Head<H> q = attn::query<H>(cta, u, p);
       float x[lane_dims], amax = 0.0f;
 #pragma unroll
@@ -47,7 +51,7 @@ template <class H> struct Attention {
       for (int j = 0; j < lane_dims; j++)
         if (cta.lane + 32 * j < query_stride)
           to[p * query_stride + cta.lane + 32 * j] = u16(f16 ? ptx::to_f16x2(x[j] * power, 0.0f) : ptx::to_bf16x2(x[j], 0.0f));
-      int limit = p < u.pairs ? u.context + (u.tile * attn::kPairs + p) / H::group : -1;
+      int limit = u.context + (u.tile * attn::kPairs + p) / H::group;
       if (cta.lane == 0) constants(cta)[p] = PairConstant{H::scale() * math::kLog2e * k_scale * float16::inverse(power), limit};
     }
   }
@@ -58,7 +62,7 @@ template <class H> struct Attention {
 #pragma unroll
     for (int i = 0; i < v_groups; i++)
 #pragma unroll
-      for (int t = 0; t < per_chunk; t++)
+      for (int t = 0; t < per_piece; t++)
 #pragma unroll
         for (int c = 0; c < 4; c++) acc[i][t][c] = 0.0f;
   }
@@ -102,18 +106,17 @@ template <class H> struct Attention {
       sum[c] = sum[c] * fa[c] + (g == 0 ? from[2 * (2 * own + c) + 1] * fb[c] : 0.0f);
       max[c] = m;
     }
-    scale(fa);
 #pragma unroll
     for (int i = 0; i < v_groups; i++)
 #pragma unroll
-      for (int t = 0; t < per_chunk; t++) {
-        Words4 other = ((const Words4 *)(from + attn::States<H>::kHead))[(i * per_chunk + t) * 32 + cta.lane];
+      for (int t = 0; t < per_piece; t++) {
+        Words4 other = ((const Words4 *)(from + attn::States<H>::kHead))[(i * per_piece + t) * 32 + cta.lane];
 #pragma unroll
-        for (int c = 0; c < 4; c++) acc[i][t][c] = ptx::fma(ptx::from_bits(other.word[c % 2 * 2 + c / 2]), fb[c % 2], acc[i][t][c]);
+        for (int c = 0; c < 4; c++) acc[i][t][c] = ptx::fma(ptx::from_bits(other.word[c % 2 * 2 + c / 2]), fb[c % 2], acc[i][t][c] * fa[c % 2]);
       }
   }
 
-  /// In memory: [v group][t][lane][pair of two][chunk g, then g + 8]. One warp.
+  /// In memory: [v group][t][lane][pair of two][piece g, then g + 8]. One warp.
   PHASEC_DEVICE void put(const Cta &cta, float *to) const {
     int g = cta.lane >> 2, own = cta.lane & 3;
 #pragma unroll
@@ -129,11 +132,11 @@ template <class H> struct Attention {
 #pragma unroll
     for (int i = 0; i < v_groups; i++)
 #pragma unroll
-      for (int t = 0; t < per_chunk; t++) {
+      for (int t = 0; t < per_piece; t++) {
         Words4 w;
 #pragma unroll
         for (int c = 0; c < 4; c++) w.word[c % 2 * 2 + c / 2] = ptx::bits(acc[i][t][c]);
-        ((Words4 *)(to + attn::States<H>::kHead))[(i * per_chunk + t) * 32 + cta.lane] = w;
+        ((Words4 *)(to + attn::States<H>::kHead))[(i * per_piece + t) * 32 + cta.lane] = w;
       }
   }
 
@@ -227,7 +230,7 @@ template <class H> struct Attention {
   PHASEC_DEVICE static int pair(int i, int) { return i % attn::kPairs; }
   PHASEC_DEVICE static int dim(int i, int c) {
     int lane = i / 2 % 32, t = i / 64;
-    return (t / per_chunk * 16 + lane / 4 + c * 8) * per_chunk + t % per_chunk;
+    return (t / per_piece * 16 + lane / 4 + c * 8) * per_piece + t % per_piece;
   }
   static constexpr int group_values = 2;
   PHASEC_DEVICE static attn::Part part(const Group &group, int c) { return attn::Part{group.max, group.sum, group.value[c]}; }
@@ -237,7 +240,7 @@ private:
 #pragma unroll
     for (int i = 0; i < v_groups; i++)
 #pragma unroll
-      for (int t = 0; t < per_chunk; t++)
+      for (int t = 0; t < per_piece; t++)
 #pragma unroll
         for (int c = 0; c < 4; c++) acc[i][t][c] = acc[i][t][c] * by[c % 2];
   }
@@ -282,10 +285,10 @@ private:
     for (int c = 0; c < 4; c++) s[c] = part[0][c] + part[1][c];
   }
 
-  /// Half a chunk of a row; zero for rows and chunks that are not there.
-  PHASEC_DEVICE static Words2 half_chunk(const u8 *v, int rows, int row, int chunk, int half) {
-    if (row >= rows || (chunks % 16 && chunk >= chunks)) return Words2{};
-    return *(const Words2 *)(v + row * H::row_stride + chunk * 16 + half * 8);
+  /// A piece of a row; zero for rows and pieces that are not there.
+  PHASEC_DEVICE static Words2 piece(const u8 *v, int rows, int row, int n) {
+    if (row >= rows || (pieces % 16 && n >= pieces)) return Words2{};
+    return *(const Words2 *)(v + row * H::row_stride + n * 8);
   }
   /// The e-th element of a word of two rows as a pair of 16-bit floats.
   PHASEC_DEVICE static u32 pair_rows(u32 even, u32 odd, int e) {
@@ -298,23 +301,21 @@ private:
   PHASEC_DEVICE void weigh(const Cta &cta, const u8 *v, int rows, u32 low, u32 high) {
     int row = 2 * (cta.lane & 3), g = cta.lane >> 2;
 #pragma unroll
-    for (int i = 0; i < v_groups; i++)
+    for (int i = 0; i < v_groups; i++) {
+      Words2 x[2][4]; // of pieces g and g + 8: rows 2 own, + 1, + 8, + 9
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        Words2 x[2][4]; // of chunks g and g + 8: rows 2 own, + 1, + 8, + 9
+      for (int c = 0; c < 2; c++)
 #pragma unroll
-        for (int c = 0; c < 2; c++)
+        for (int r = 0; r < 4; r++) x[c][r] = piece(v, rows, row + r % 2 + r / 2 * 8, i * 16 + c * 8 + g);
 #pragma unroll
-          for (int r = 0; r < 4; r++) x[c][r] = half_chunk(v, rows, row + r % 2 + r / 2 * 8, i * 16 + c * 8 + g, half);
-#pragma unroll
-        for (int t = 0; t < 2 * per_word; t++) {
-          int w = t / per_word, e = t % per_word;
-          multiply(acc[i][half * 2 * per_word + t],
-                   {pair_rows(x[0][0].word[w], x[0][1].word[w], e), pair_rows(x[1][0].word[w], x[1][1].word[w], e),
-                    pair_rows(x[0][2].word[w], x[0][3].word[w], e), pair_rows(x[1][2].word[w], x[1][3].word[w], e)},
-                   low, high);
-        }
+      for (int t = 0; t < per_piece; t++) {
+        int w = t / per_word, e = t % per_word;
+        multiply(acc[i][t],
+                 {pair_rows(x[0][0].word[w], x[0][1].word[w], e), pair_rows(x[1][0].word[w], x[1][1].word[w], e),
+                  pair_rows(x[0][2].word[w], x[0][3].word[w], e), pair_rows(x[1][2].word[w], x[1][3].word[w], e)},
+                 low, high);
       }
+    }
   }
 };
 

@@ -8,7 +8,7 @@ struct Launch {
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
       table_offset = 148224, feeder_tables_offset = 148376, owed_offset = 148984, left_offset = 149312,
       pieces_offset = 159232, arrived_offset = 150144,
-      tile_offset = 150272, scratch_offset = 155904, operand_offset = 156032; // shared memory, 182016 bytes
+      tile_offset = 150272, scratch_offset = 155904, operand_offset = 156032; // shared memory, 170496 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
       instance_counter = 3, owed_words = 1;
 };
@@ -63,7 +63,7 @@ struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
   static constexpr int step = 1;
-  static constexpr int queries_offset = 156032, states_offset = 157056, units_shared_offset = 149344, state_floats = 1040;
+  static constexpr int queries_offset = 156032, states_offset = 157056, units_shared_offset = 149344, state_floats = 528;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
   static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 8, buffered_from = 704, kv_scales = -1;
@@ -90,7 +90,7 @@ struct Wo2_attention : Launch {
   using Format = weights::nvfp4;
   using Transform = operand::Plain;
   using X = Tagged<bf16, 24832, 1>;
-  using Slots = Local<float, 1360128>;
+  using Slots = Local<float, 708864>;
   PHASEC_DEVICE static const int *segment_table() { return wo2_attention_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   PHASEC_DEVICE static void await(const Cta &, int) { }
@@ -125,7 +125,7 @@ struct Fc10_mlp : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Fc10_mlpOut : Launch {
-  using Y = Tagged<bf16, 1378560, 2>;
+  using Y = Tagged<bf16, 727296, 2>;
   using Act = fc1::GeluTanh;
   PHASEC_DEVICE static void signal(const Cta &, int) {}
 };
@@ -142,7 +142,7 @@ struct Fc21_mlp : Launch {
   static constexpr auto scale = gemv::Scale::PerRow;
   using Format = weights::fp8_e4m3;
   using Transform = operand::Plain;
-  using X = Tagged<bf16, 1378560, 2>;
+  using X = Tagged<bf16, 727296, 2>;
   using Slots = Absent;
   PHASEC_DEVICE static const int *segment_table() { return fc21_mlp_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
@@ -196,18 +196,22 @@ struct Program {
   }
   // @attention
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
+    cta.begin_call();
     if (cta.runs(call + 0)) { // %q = qkv %xn, %w_qkv, %kv
       gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta, ring);
     }
     // tags: %q qkv -> %a attn
+    cta.begin_call();
     if (cta.runs(call + 1)) { // %a = attn %q, %kv
       attn::run<Attn1_attention>(cta, ring);
       attn::append_rows<Attn1_attention>(cta, gemv::units<Wo2_attention>(cta).begin, gemv::units<Wo2_attention>(cta).end, Wo2_attention::slots * Wo2_attention::tiles);
     }
     // tags: %a attn -> %h gather
+    cta.begin_call();
     if (cta.runs(call + 2)) { // %p = wo %a, %w_o
       gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta, ring);
     }
+    cta.begin_call();
     if (cta.runs(call + 3)) { // its slots
       gemv::finish_tiles<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta);
       event::settle<Wo2_attention, launch::Leave<Launch>>(cta);
@@ -215,10 +219,12 @@ struct Program {
   }
   // @mlp
   PHASEC_DEVICE static void body1(Cta &cta, Ring<Launch> &ring, int call) {
+    cta.begin_call();
     if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
       gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta, ring);
     }
     // tags: %u fc1 -> %y fc2
+    cta.begin_call();
     if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
       gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring);
       event::settle<Fc21_mlp, launch::Leave<Launch>>(cta);

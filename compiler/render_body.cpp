@@ -68,7 +68,7 @@ std::string BodyText::appendRows(const Step &s) const {
   if (!std::get<ir::QkvAttrs>(layer_.phases[body_.steps[s.attention.heads_step].phase].attrs).append) return "";
   auto later = std::find_if(body_.steps.begin() + s.id + 1, body_.steps.end(), [](const Step &t) { return t.gemv.rows > 0; });
   std::string call = "attn::append_rows<" + name(s) + ">(cta, ";
-  if (later == body_.steps.end()) return call + "cta.cta, cta.cta + 1, cta.ctas);";
+  if (later == body_.steps.end()) return call + "cta.cta, cta.cta + 1, ptx::ctas());";
   std::string g = name(*later), units = "gemv::units<" + g + ">(cta)";
   return call + units + ".begin, " + units + ".end, " + g + "::slots * " + g + "::tiles);";
 }

@@ -82,7 +82,7 @@ private:
     for (const Body &b : plan_.bodies) steps += int(b.steps.size());
     out << "struct Launch {\n  using L = Launch;\n";
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", team = " << plan_.team << ", feeders = " << plan_.feeders()
-        << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
+        << ";\n";
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
         << ", reads_offset = " << l.reads << ", step_offset = " << l.step
@@ -165,11 +165,11 @@ private:
       by_cta.clear();
       for (size_t b = 0; b < plan_.bodies.size(); b++)
         if (!plan_.bodies[b].leaves_by_tile) by_cta += (by_cta.empty() ? "" : " || ") + ("instance_table[instance][0] == " + std::to_string(b));
-      count = "instance_table[instance][3] + instance_table[instance][4] * cta.ctas";
+      count = "instance_table[instance][3] + instance_table[instance][4] * ptx::ctas()";
     } else if (only.leaves_by_tile) {
       count = "(instance + 1) * " + std::to_string(only.steps.back().gemv.tiles);
     } else {
-      count = "(instance + 1 < Launch::instances ? instance + 1 : instance) * cta.ctas";
+      count = "(instance + 1 < Launch::instances ? instance + 1 : instance) * ptx::ctas()";
     }
     bool names_cta = count.find("cta.") != std::string::npos, names_instance = by_cta.find("instance") != std::string::npos;
     out << "  PHASEC_DEVICE static int arrivals(const Cta &" << (names_cta ? "cta" : "") << ", int instance) { return " << count << "; }\n";

@@ -19,7 +19,7 @@ struct Cta {
   const u64 *launch_table; ///< of instance 0; also holds this step's arrays
   const u64 *table;        ///< of the instance being computed
   u8 *workspace;
-  int cta, ctas, warp, lane;
+  int cta, warp, lane;
   int tokens, sequences;   ///< of this step
   u32 epoch;               ///< launches this workspace has completed
   u32 round;               ///< epoch * occurrences of this body + its occurrence: what events count in
@@ -29,7 +29,10 @@ struct Cta {
   PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
   /// Before every call: what follows from these is computed in it. It would be computed once for the launch, in registers that
   /// nothing else could have.
-  PHASEC_DEVICE void begin_call() { warp = ptx::unknown(warp), lane = ptx::unknown(lane); }
+  PHASEC_DEVICE void begin_call() {
+    warp = ptx::unknown(warp), lane = ptx::unknown(lane) & 31; // that lanes are 32 it shall know
+    workspace = ptx::unknown(workspace);
+  }
 };
 
 /// A buffer that the host bound: entry `Entry` of the launch table.
@@ -207,7 +210,7 @@ template <class G, class... Events> PHASEC_DEVICE void settle(const Cta &cta) {
 
 /// Waits until everything that the event orders before `slice` is visible to the whole CTA. All threads call.
 template <class E> PHASEC_DEVICE void await(const Cta &cta, int slice) {
-  u32 arrivals = E::grid ? u32(cta.ctas) : u32(E::arrivals(slice));
+  u32 arrivals = E::grid ? u32(ptx::ctas()) : u32(E::arrivals(slice));
   if (ptx::thread() == 0) spin(cta.counters() + E::counter + slice, (cta.round + 1u) * arrivals);
   ptx::sync_workers(E::threads);
 }

@@ -70,36 +70,36 @@ template <class G> PHASEC_DEVICE int tile_begin(int tiles, int i, int parts) {
 }
 /// Splits the units over the CTAs: the share of this one. The first `busy` CTAs are waited for behind this step; if they are
 /// few, the others have the late tiles.
-template <class G> PHASEC_DEVICE Units share_units(const Cta &cta, int busy = 0) {
+template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy = 0) {
   constexpr int groups = (G::tiles + group_tiles<G>() - 1) / group_tiles<G>();
   if (G::assignment == Assignment::SlotCta) {
-    int slot = cta.cta < G::slots ? cta.cta : G::slots;
-    int end = cta.cta < G::slots ? slot + 1 : slot;
+    int slot = cta < G::slots ? cta : G::slots;
+    int end = cta < G::slots ? slot + 1 : slot;
     return Units{slot * G::tiles, end * G::tiles, 0, 0};
   }
-  if (G::assignment == Assignment::Grid && cta.ctas >= G::slots) {
-    int parts = cta.ctas / G::slots, slot = cta.cta / parts, part = cta.cta % parts;
+  if (G::assignment == Assignment::Grid && ctas >= G::slots) {
+    int parts = ctas / G::slots, slot = cta / parts, part = cta % parts;
     if (slot >= G::slots) return Units{0, 0, 0, 0};
     int first = slot * groups;
     return Units{group_begin<G>(first + share(groups, part, parts)), group_begin<G>(first + share(groups, part + 1, parts)), 0, 0};
   }
   if constexpr (late_tiles<G> > 0) {
     constexpr int others = G::tiles - late_tiles<G>;
-    Units u{tile_begin<G>(others, cta.cta, cta.ctas), tile_begin<G>(others, cta.cta + 1, cta.ctas), 0, 0};
-    int first = 2 * busy > cta.ctas ? 0 : busy;
-    if (cta.cta < first) return u;
-    u.late_begin = others + tile_begin<G>(late_tiles<G>, cta.cta - first, cta.ctas - first);
-    u.late_end = others + tile_begin<G>(late_tiles<G>, cta.cta - first + 1, cta.ctas - first);
+    Units u{tile_begin<G>(others, cta, ctas), tile_begin<G>(others, cta + 1, ctas), 0, 0};
+    int first = 2 * busy > ctas ? 0 : busy;
+    if (cta < first) return u;
+    u.late_begin = others + tile_begin<G>(late_tiles<G>, cta - first, ctas - first);
+    u.late_end = others + tile_begin<G>(late_tiles<G>, cta - first + 1, ctas - first);
     return u;
   }
-  if (G::slots == 1) return Units{tile_begin<G>(G::tiles, cta.cta, cta.ctas), tile_begin<G>(G::tiles, cta.cta + 1, cta.ctas), 0, 0};
-  return Units{group_begin<G>(share(G::slots * groups, cta.cta, cta.ctas)), group_begin<G>(share(G::slots * groups, cta.cta + 1, cta.ctas)), 0, 0};
+  if (G::slots == 1) return Units{tile_begin<G>(G::tiles, cta, ctas), tile_begin<G>(G::tiles, cta + 1, ctas), 0, 0};
+  return Units{group_begin<G>(share(G::slots * groups, cta, ctas)), group_begin<G>(share(G::slots * groups, cta + 1, ctas)), 0, 0};
 }
 
 /// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step. Sixteen bytes
 /// of shared memory are a step's.
 template <class G> PHASEC_DEVICE Units &units(const Cta &) { return *(Units *)(ptx::shared_base() + G::units_offset + G::step * 16); }
-template <class G> PHASEC_DEVICE void open(const Cta &cta, int busy = 0) { units<G>(cta) = share_units<G>(cta, busy); }
+template <class G> PHASEC_DEVICE void open(const Cta &cta, int busy = 0) { units<G>(cta) = share_units<G>(cta.cta, ptx::ctas(), busy); }
 
 template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
   const int *row = G::segment_table() + (slot * G::segments + fold) * 4;
@@ -343,7 +343,7 @@ template <class G, class Finish> PHASEC_DEVICE void finish_tiles(const Cta &cta)
     for (int slot = 0; slot < G::slots; slot++) G::await(cta, slot);
   float *sums = (float *)(ptx::shared_base() + G::tile_offset) + cta.warp * G::tokens * kTileRows;
 #pragma unroll 1
-  for (int tile = cta.warp * cta.ctas + cta.cta; tile < G::tiles; tile += G::warps * cta.ctas) {
+  for (int tile = cta.warp * ptx::ctas() + cta.cta; tile < G::tiles; tile += G::warps * ptx::ctas()) {
     if constexpr (G::tokens * kTileRows <= 32 && requires { typename Finish::template Element<G>; }) {
       typename Finish::template Element<G> element; // what it needs besides the sum comes meanwhile
       element.ask(cta, tile);

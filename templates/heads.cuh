@@ -113,8 +113,8 @@ template <class H> struct Rotation {
 template <class H> PHASEC_DEVICE Head<H> finished(const Cta &cta, int token, int head, int position) {
   constexpr bool norm = present<typename H::QNorm>;
   bool q = Rows<H>::is_q(head), k = Rows<H>::is_k(head);
-  float gamma[Head<H>::dims];
-  Rotation<H> rotation;
+  float gamma[Head<H>::dims] = {}; // neither is loaded for a head of V
+  Rotation<H> rotation{};
   if constexpr (norm) {
     if (q) Head<H>::template weights<typename H::QNorm>(cta, gamma);
     if (k) Head<H>::template weights<typename H::KNorm>(cta, gamma);

@@ -35,7 +35,6 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.table = load_table<L>(args.table);
   cta.workspace = args.workspace;
   cta.cta = ptx::cta();
-  cta.ctas = L::ctas > 0 ? L::ctas : ptx::ctas();
   cta.warp = ptx::warp();
   cta.lane = ptx::lane();
   const i32 *counts = (const i32 *)args.table[L::step_counts];
@@ -108,7 +107,7 @@ template <class L> struct Leave : L {
 template <class L> PHASEC_DEVICE void close(const Cta &cta) {
   ptx::sync_workers(L::threads);
   if (ptx::thread() != 0 || cta.call_end < L::calls) return;
-  if (ptx::add_acq_rel(cta.counters() + kCounterExit, 1u) == u32(cta.ctas) - 1u) {
+  if (ptx::add_acq_rel(cta.counters() + kCounterExit, 1u) == u32(ptx::ctas()) - 1u) {
     ptx::store_relaxed(cta.counters() + kCounterExit, 0u);
     ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);
   }

@@ -11,7 +11,12 @@ PHASEC_DEVICE int thread() { return int(threadIdx.x); }
 PHASEC_DEVICE int lane() { return int(threadIdx.x & 31u); }
 PHASEC_DEVICE int warp() { return int(threadIdx.x >> 5); }
 PHASEC_DEVICE int cta() { return int(blockIdx.x); }
-PHASEC_DEVICE int ctas() { return int(gridDim.x); }
+/// Read anew by every call.
+PHASEC_DEVICE int ctas() {
+  int n;
+  asm volatile("mov.u32 %0, %nctaid.x;" : "=r"(n));
+  return n;
+}
 /// The CTA's dynamic shared memory, 128-byte aligned.
 PHASEC_DEVICE u8 *shared_base() {
   extern __shared__ __align__(128) u8 phasec_shared[];

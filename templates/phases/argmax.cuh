@@ -67,7 +67,7 @@ template <class A> PHASEC_DEVICE void tile(const Cta &cta, int tile, const float
 /// A step of its own, for logits that no head of this layer makes: the grid's warps take tiles in turn.
 template <class A> PHASEC_DEVICE void run(const Cta &cta) {
   A::await(cta, 0);
-  for (int t = cta.cta * A::warps + cta.warp; t < A::tiles; t += cta.ctas * A::warps)
+  for (int t = cta.cta * A::warps + cta.warp; t < A::tiles; t += ptx::ctas() * A::warps)
     tile<A>(cta, t, A::X::at(cta) + t * weights::kTileRows, A::cols);
 }
 

@@ -72,9 +72,8 @@ template <class H> PHASEC_DEVICE void open(const Cta &cta) {
 template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   const i32 *first = sequences::first<typename H::S>(cta);
   const i32 *context = sequences::context<typename H::S>(cta);
-  Unit u;
+  Unit u{};
   u.id = index * H::steps + H::step;
-  u.state = 0;
   for (int s = 0; s < cta.sequences; s++) {
     u.sequence = s;
     u.first_token = first[s];
@@ -103,7 +102,6 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
     index -= units;
     u.state += tiles * u.chunks;
   }
-  u.found = false;
   return u;
 }
 
@@ -114,7 +112,7 @@ PHASEC_DEVICE int items(const Unit &u) { return 2 * u.warps * u.rounds; }
 /// Items of the CTA's units. The feeder leaves them to the warps.
 template <class H> PHASEC_DEVICE int items(const Cta &cta) {
   int n = 0;
-  for (int index = cta.cta;; index += cta.ctas) {
+  for (int index = cta.cta;; index += ptx::ctas()) {
     Unit u = unit<H>(cta, index);
     if (!u.found) return n;
     n += items(u);
@@ -447,10 +445,10 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     }
     attend<H>(cta, ring, u);
     merge_warps<H>(later(cta), shared_unit<H>(cta));
-    index = shared_unit<H>(cta).id / H::steps + cta.ctas; // not kept in a register
+    index = shared_unit<H>(cta).id / H::steps + ptx::ctas(); // not kept in a register
   }
 #pragma unroll 1
-  for (int i = index - cta.ctas; i >= cta.cta; i -= cta.ctas) { // the last one first, which is still known
+  for (int i = index - ptx::ctas(); i >= cta.cta; i -= ptx::ctas()) { // the last one first, which is still known
     Unit u = shared_unit<H>(cta);
     if (u.id != i * H::steps + H::step) u = unit<H>(cta, i);
     if (u.chunks > 1) merge_chunks<H>(later(cta), u);

@@ -12,7 +12,7 @@ template <class E> PHASEC_DEVICE void run(const Cta &cta) {
   const u64 *table = (const u64 *)E::Table::at(cta);
   u64 *y = (u64 *)E::Y::at(cta);
 #pragma unroll 1
-  for (int i = cta.cta * E::threads + ptx::thread(); i < cta.tokens * words; i += cta.ctas * E::threads) {
+  for (int i = cta.cta * E::threads + ptx::thread(); i < cta.tokens * words; i += ptx::ctas() * E::threads) {
     u32 id = u32(ids[i / words]);
     y[i] = id < u32(E::rows) ? table[(i64)id * words + i % words] : u64(0);
   }

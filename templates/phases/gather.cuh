@@ -28,7 +28,7 @@ template <class G, class H> PHASEC_DEVICE void elected_cta(const Cta &cta) {
 /// A step of its own: every CTA folds a share of the columns (by = consumers).
 template <class G, class H> PHASEC_DEVICE void run(const Cta &cta) {
   H::await(cta, 0);
-  columns<G, H>(cta, share(G::rows, cta.cta, cta.ctas), share(G::rows, cta.cta + 1, cta.ctas));
+  columns<G, H>(cta, share(G::rows, cta.cta, ptx::ctas()), share(G::rows, cta.cta + 1, ptx::ctas()));
 }
 
 } // namespace gather

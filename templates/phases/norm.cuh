@@ -11,7 +11,7 @@ template <class G> PHASEC_DEVICE void run(const Cta &cta) {
   factors<typename G::X, G>(cta, G::cols, G::Transform::eps(), factor + G::tokens, factor);
   const typename G::X::Type *x = G::X::at(cta);
   typename G::Y::Type *y = G::Y::at(cta);
-  int begin = share(G::cols, cta.cta, cta.ctas), width = share(G::cols, cta.cta + 1, cta.ctas) - begin;
+  int begin = share(G::cols, cta.cta, ptx::ctas()), width = share(G::cols, cta.cta + 1, ptx::ctas()) - begin;
   for (int i = ptx::thread(); i < cta.tokens * width; i += G::threads) {
     int token = i / width, k = begin + i % width;
     float v = numeric::load(x + (i64)token * G::cols + k) * factor[token];

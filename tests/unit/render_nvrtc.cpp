@@ -1,4 +1,4 @@
-// render_nvrtc.cpp: every target's real compiler takes what is rendered, with no more spills than are known. Skipped by name where
+// render_nvrtc.cpp: every target's real compiler takes what is rendered, without spills. Skipped by name where
 // there is no libnvrtc. The suite "slow" has all layers on all targets and all splits.
 #include "compiler/nvrtc.h"
 #include "compiler/render.h"
@@ -33,30 +33,6 @@ struct Job {
   std::string layer, settings, target, math;
 };
 
-/// What spills or has a stack at the first split, in bytes of stores, loads and stack, as measured on these targets: it is meant
-/// to shrink. What is not here does neither on them. A layer's other splits and targets are held to zero where it is not here at all.
-struct Spill {
-  const char *layer, *math, *target;
-  int stores, loads, stack;
-};
-const char *const kMeasured[] = {"sm_80", "sm_90a", "sm_120a"};
-const Spill kSpills[] = {
-    {"qwen35_27b", "fast", "sm_90a", 40, 72, 32},
-    {"tiny_qwen35_27b_seed", "fast", "sm_90a", 4, 4, 8},
-    {"llama31_8b_fp8", "fast", "sm_90a", 12, 76, 16},
-    {"llama32_1b", "fast", "sm_90a", 16, 32, 16},
-};
-/// The figures that a job is held to; `listed`: its layer spills somewhere.
-Spill spillKnown(const Job &job, bool *listed) {
-  Spill known{"", "", "", 0, 0, 0};
-  for (const Spill &s : kSpills)
-    if (job.layer == s.layer && job.math == s.math) {
-      *listed = true;
-      if (job.target == s.target) known = s;
-    }
-  return known;
-}
-
 /// What is wrong with one compile; empty when it is as it must be.
 std::string compileOne(const Job &job) {
   std::string what = job.layer + " " + job.settings + " " + job.target + " " + job.math + ": ";
@@ -78,7 +54,6 @@ std::string compileOne(const Job &job) {
   auto compiled = nvrtc()->compile(request);
   if (!compiled.ok()) return what + compiled.status().text();
   std::string wrong;
-  bool measured = std::count(std::begin(kMeasured), std::end(kMeasured), job.target) && (job.settings.empty() || job.settings == splitSettings(*layers).front());
   if (compiled->cubin.size() < 4096) wrong += " cubin of " + std::to_string(compiled->cubin.size()) + " bytes;";
   if (contains(compiled->log, "warning")) wrong += " " + compiled->log;
   bool found = false;
@@ -86,10 +61,7 @@ std::string compileOne(const Job &job) {
     if (k.kernel != kKernelName) continue;
     found = true;
     const Resources &r = k.resources;
-    bool listed = false;
-    Spill known = spillKnown(job, &listed);
-    bool more = r.spill_store_bytes > known.stores || r.spill_load_bytes > known.loads || r.local_bytes > known.stack;
-    if (more && (measured || !listed))
+    if (r.spill_store_bytes || r.spill_load_bytes || r.local_bytes)
       wrong += " spills " + std::to_string(r.spill_store_bytes) + "/" + std::to_string(r.spill_load_bytes) + ", local " + std::to_string(r.local_bytes) + " bytes;";
     if (r.registers * p->threads() > 65536) wrong += " " + std::to_string(r.registers) + " registers do not fit;";
     if (r.shared_bytes) wrong += " static shared memory;";

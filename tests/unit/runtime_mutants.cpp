@@ -109,7 +109,7 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "v = ring.wait(cache.number(cta, 2 * block + 1));\n", "v = ring.wait(cache.number(cta, 2 * block));\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "  cache.pass(cta, shared_unit<H>(cta));\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
     {"gemv.cuh", "pass.first + (part.live ? part.unit : 0)", "pass.first + (part.live ? part.unit ^ 1 : 0)", "deep", "wo_split=2"},
-    {"gemv.cuh", "u.late_begin = others + tile_begin<G>(late_tiles<G>, cta.cta - first,", "u.late_begin = others + 1 + tile_begin<G>(late_tiles<G>, cta.cta - first,", "tiny_qwen35_27b", "tokens_max=2"},
+    {"gemv.cuh", "u.late_begin = others + tile_begin<G>(late_tiles<G>, cta - first,", "u.late_begin = others + 1 + tile_begin<G>(late_tiles<G>, cta - first,", "tiny_qwen35_27b", "tokens_max=2"},
     {"gemv.cuh", "if (unit >= G::late_begin) unit +=", "if (unit > G::late_begin) unit +=", "tiny_qwen35_27b", "tokens_max=2"},
     {"gemv.cuh", "(group + 1) * G::segments, unit < units, -1}", "(group + 1) * G::segments, unit + 1 < units, -1}", "teams", "", 5},
     {"core/fast/warpgroup.cuh", "if (!p.live) return;", "", "apart", "math=fast", 1},
@@ -145,7 +145,7 @@ const Mutant kMutants[] = {
     {"cta.cuh", "int(u32(n) * u32(i) / u32(parts))", "int(u32(n) * u32(i) / u32(parts)) - int(i == parts)", "tiny_mlp_only", ""},
     {"phases/attn.cuh", "share(length, cta.warp + 1, u.warps) : length);", "share(length, cta.warp + 1, u.warps) - 1 : length);", "tiny_attn_only", ""},
     {"phases/attn.cuh", "if (cta.warp == H::warps - 1) blocks +=", "if (false) blocks +=", "tiny_qwen35_27b", ""},
-    {"gemv.cuh", "tile < G::tiles; tile += G::warps * cta.ctas", "tile < G::tiles - 1; tile += G::warps * cta.ctas", "deep", "wo_split=2"},
+    {"gemv.cuh", "tile < G::tiles; tile += G::warps * ptx::ctas()", "tile < G::tiles - 1; tile += G::warps * ptx::ctas()", "deep", "wo_split=2"},
     // attention: heads finished from raw sums, states merged
     {"heads.cuh", "if (k) Head<H>::template weights<typename H::KNorm>(cta, gamma);", "", "tiny_qwen35_27b", ""},
     {"heads.cuh", "rows.offset(position)", "rows.offset(position ^ 1)", "tiny_llama31_8b", ""},

@@ -95,10 +95,7 @@ template <class G> std::vector<gemv::Units> owners(int ctas) {
   std::vector<int> owned(size_t(G::tiles * G::slots), 0);
   std::vector<gemv::Units> all;
   for (int c = 0; c < ctas; c++) {
-    Cta cta{};
-    cta.cta = c;
-    cta.ctas = ctas;
-    gemv::Units u = gemv::share_units<G>(cta);
+    gemv::Units u = gemv::share_units<G>(c, ctas);
     REQUIRE(u.begin <= u.end);
     REQUIRE(u.end <= G::tiles * G::slots);
     for (int i = u.begin; i < u.end; i++) owned[size_t(i)]++;
@@ -162,10 +159,7 @@ template <class G> void checkLate() {
       std::vector<int> owned(size_t(G::tiles), 0);
       const int late = G::late_end - G::late_begin, idle = 2 * busy > ctas ? ctas : ctas - busy;
       for (int c = 0; c < ctas; c++) {
-        Cta cta{};
-        cta.cta = c;
-        cta.ctas = ctas;
-        gemv::Units u = gemv::share_units<G>(cta, busy);
+        gemv::Units u = gemv::share_units<G>(c, ctas, busy);
         int lates = 0;
         for (int i = 0; i < u.count(); i++) {
           int tile = gemv::tile_at<G>(u, 0, i);

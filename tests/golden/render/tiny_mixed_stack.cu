@@ -3,7 +3,7 @@
 // reproduce: phasec render model.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 0; // ctas 0: a launch value
+  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1;
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
       table_offset = 148224, feeder_tables_offset = 148376, owed_offset = 148984, left_offset = 149312,
@@ -162,7 +162,7 @@ struct Program {
   PHASEC_DEVICE static int steps_begin(int instance) { return body_steps[instance_table[instance][0]][0]; }
   PHASEC_DEVICE static int steps_end(int instance) { return body_steps[instance_table[instance][0]][1]; }
   PHASEC_DEVICE static int calls_begin(int instance) { return instance_table[instance][2]; }
-  PHASEC_DEVICE static int arrivals(const Cta &cta, int instance) { return instance_table[instance][3] + instance_table[instance][4] * cta.ctas; }
+  PHASEC_DEVICE static int arrivals(const Cta &, int instance) { return instance_table[instance][3] + instance_table[instance][4] * ptx::ctas(); }
   PHASEC_DEVICE static bool leaves_by_cta(int) { return false; }
   PHASEC_DEVICE static void open(const Cta &cta) {
     switch (ptx::thread()) {

@@ -52,6 +52,7 @@ void BodyText::attnStep(llvm::raw_ostream &out, const Step &s) {
       << ", group = " << layer_.dim("heads") / layer_.dim("kv_heads") << ", head_dim = " << layer_.dim("head_dim") << ";\n";
   out << "  static constexpr int kv_splits = " << a.kv_splits << ", head_states = " << body_.regions[a.partials_region].shape[1] << ", chunk_rows = " << a.chunk_rows << ", block_rows = " << a.block_rows << ", buffered_warps = " << a.buffered_warps << ", buffered_from = " << a.buffered_from
       << ", kv_scales = " << scalesEntry(s.operands[1], kv) << ";\n";
+  out << "  static constexpr int pair_arrivals = " << kPairArrivals << ";\n";
   out << "  static constexpr bool fresh_rows = " << (a.fresh_rows ? "true" : "false") << ";\n";
   out << "  PHASEC_DEVICE static float scale() { return " << exactFloat(a.scale) << "; }\n";
   bool raw = a.heads_step >= 0;

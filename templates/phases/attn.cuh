@@ -316,14 +316,11 @@ template <class H> struct Finish {
   }
 };
 
-/// Arrivals of a pair at the event behind attention: each chunk of a tile brings its share.
-enum : int { kPairArrivals = 256 };
-
-/// The CTA has stored its share of a tile's values. All threads.
+/// The CTA has stored its share of a tile's values: each chunk brings its share of every pair's arrivals. All threads.
 template <class H> PHASEC_DEVICE void signal(const Cta &cta, const Unit &u) {
   // The step's last pair also stands for the rows that this step does not have.
   bool last = u.first_token + u.tokens == cta.tokens && u.tile * kPairs + u.pairs == u.tokens * H::group;
-  int arrivals = kPairArrivals * (u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0));
+  int arrivals = H::pair_arrivals * (u.pairs + (last ? (H::tokens - cta.tokens) * H::group : 0));
   ptx::sync_workers(H::threads);
   if (cta.warp == 0) H::signal(cta, u.head, u32(share(arrivals, u.chunk + 1, u.chunks) - share(arrivals, u.chunk, u.chunks)));
 }

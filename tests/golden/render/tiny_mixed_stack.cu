@@ -67,6 +67,7 @@ struct Attn1_attention : Launch {
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
   static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 8, buffered_from = 704, kv_scales = -1;
+  static constexpr int pair_arrivals = 256;
   static constexpr bool fresh_rows = true;
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }
   static constexpr bool gated = false;

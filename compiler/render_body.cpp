@@ -44,13 +44,13 @@ void BodyText::calls(llvm::raw_ostream &out) {
   for (const Step &s : body_.steps) {
     for (int e : s.waits)
       out << "    // " << (body_.events[e].carried ? "tags: " : body_.events[e].kind == EventKind::Grid ? "grid: " : "counter: ") << body_.events[e].edge << "\n";
-    out << "    cta.begin_call();\n    if (cta.runs(call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
+    out << "    if (cta.begins(call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
     delay(out, call_index);
     out << "      " << call(s) << "\n";
     if (std::string rows = appendRows(s); !rows.empty()) out << "      " << rows << "\n";
     if (s.gemv.fold == Fold::ElectedCta) out << "      gather::elected_cta<" << name(s) << ", " << name(s) << "Out>(cta);\n";
     if (s.gemv.fold == Fold::Tagged) {
-      out << "    }\n    cta.begin_call();\n    if (cta.runs(call + " << call_index + 1 << ")) { // its slots\n";
+      out << "    }\n    if (cta.begins(call + " << call_index + 1 << ")) { // its slots\n";
       delay(out, call_index + 1);
       out << "      gemv::finish_tiles<" << name(s) << ", " << finishName(s) << ">(cta);\n";
     }

@@ -27,11 +27,12 @@ struct Cta {
 
   PHASEC_DEVICE u32 *counters() const { return (u32 *)workspace; }
   PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
-  /// Before every call: what follows from these is computed in it. It would be computed once for the launch, in registers that
-  /// nothing else could have.
-  PHASEC_DEVICE void begin_call() {
+  /// A call begins, if the launch covers it. What follows from warp, lane and workspace is computed in the call: it would be
+  /// computed once for the launch, in registers that nothing else could have.
+  PHASEC_DEVICE bool begins(int call) {
     warp = ptx::unknown(warp), lane = ptx::unknown(lane) & 31; // that lanes are 32 it shall know
     workspace = ptx::unknown(workspace);
+    return runs(call);
   }
 };
 

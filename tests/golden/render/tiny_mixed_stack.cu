@@ -197,36 +197,30 @@ struct Program {
   }
   // @attention
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
-    cta.begin_call();
-    if (cta.runs(call + 0)) { // %q = qkv %xn, %w_qkv, %kv
+    if (cta.begins(call + 0)) { // %q = qkv %xn, %w_qkv, %kv
       gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta, ring);
     }
     // tags: %q qkv -> %a attn
-    cta.begin_call();
-    if (cta.runs(call + 1)) { // %a = attn %q, %kv
+    if (cta.begins(call + 1)) { // %a = attn %q, %kv
       attn::run<Attn1_attention>(cta, ring);
       attn::append_rows<Attn1_attention>(cta, gemv::units<Wo2_attention>(cta).begin, gemv::units<Wo2_attention>(cta).end, Wo2_attention::slots * Wo2_attention::tiles);
     }
     // tags: %a attn -> %h gather
-    cta.begin_call();
-    if (cta.runs(call + 2)) { // %p = wo %a, %w_o
+    if (cta.begins(call + 2)) { // %p = wo %a, %w_o
       gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta, ring);
     }
-    cta.begin_call();
-    if (cta.runs(call + 3)) { // its slots
+    if (cta.begins(call + 3)) { // its slots
       gemv::finish_tiles<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta);
       event::settle<Wo2_attention, launch::Leave<Launch>>(cta);
     }
   }
   // @mlp
   PHASEC_DEVICE static void body1(Cta &cta, Ring<Launch> &ring, int call) {
-    cta.begin_call();
-    if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
+    if (cta.begins(call + 0)) { // %u = fc1 %hn, %w_gate_up
       gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta, ring);
     }
     // tags: %u fc1 -> %y fc2
-    cta.begin_call();
-    if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
+    if (cta.begins(call + 1)) { // %y = fc2 %u, %w_down, %h
       gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring);
       event::settle<Fc21_mlp, launch::Leave<Launch>>(cta);
     }

@@ -95,17 +95,14 @@ struct Program {
   }
   // @tiny_mlp_only
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
-    cta.begin_call();
-    if (cta.runs(call + 0)) { // %u = fc1 %hn, %w_gate_up
+    if (cta.begins(call + 0)) { // %u = fc1 %hn, %w_gate_up
       gemv::run<Fc10, fc1::Finish<Fc10Out>>(cta, ring);
     }
     // tags: %u fc1 -> %y fc2
-    cta.begin_call();
-    if (cta.runs(call + 1)) { // %y = fc2 %u, %w_down, %h
+    if (cta.begins(call + 1)) { // %y = fc2 %u, %w_down, %h
       gemv::run<Fc21, fc2::Finish<Fc21Out>>(cta, ring);
     }
-    cta.begin_call();
-    if (cta.runs(call + 2)) { // its slots
+    if (cta.begins(call + 2)) { // its slots
       gemv::finish_tiles<Fc21, fc2::Finish<Fc21Out>>(cta);
     }
   }

@@ -77,14 +77,12 @@ struct Program {
   }
   // @tiny_wo_harness
   PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
-    cta.begin_call();
-    if (cta.runs(call + 0)) { // %p = wo %a, %w_o
+    if (cta.begins(call + 0)) { // %p = wo %a, %w_o
       gemv::run<Wo0, wo::KeepSlots>(cta, ring);
       event::arrive<Event0>(cta);
     }
     // grid: %p wo -> %h gather
-    cta.begin_call();
-    if (cta.runs(call + 1)) { // %h = gather %p, %x
+    if (cta.begins(call + 1)) { // %h = gather %p, %x
       gather::run<Wo0, Gather1>(cta);
     }
   }

@@ -171,8 +171,8 @@ private:
     } else {
       count = "(instance + 1 < Launch::instances ? instance + 1 : instance) * ptx::ctas()";
     }
-    bool names_cta = count.find("cta.") != std::string::npos, names_instance = by_cta.find("instance") != std::string::npos;
-    out << "  PHASEC_DEVICE static int arrivals(const Cta &" << (names_cta ? "cta" : "") << ", int instance) { return " << count << "; }\n";
+    bool names_instance = by_cta.find("instance") != std::string::npos;
+    out << "  PHASEC_DEVICE static int arrivals(int instance) { return " << count << "; }\n";
     out << "  PHASEC_DEVICE static bool leaves_by_cta(int" << (names_instance ? " instance" : "") << ") { return "
         << (by_cta.empty() ? "false" : by_cta) << "; }\n";
   }

@@ -84,8 +84,8 @@ template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &ct
   load_table<L>(cta.launch_table + (i64)(instance + 1) * L::table_entries);
   if (ptx::thread() == 0) {
     if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
-    u32 before = cta.epoch * u32(Program::arrivals(cta, L::instances - 1));
-    if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(cta, instance)));
+    u32 before = cta.epoch * u32(Program::arrivals(L::instances - 1));
+    if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(instance)));
   }
   ptx::sync_workers(L::threads);
 }

@@ -163,7 +163,7 @@ struct Program {
   PHASEC_DEVICE static int steps_begin(int instance) { return body_steps[instance_table[instance][0]][0]; }
   PHASEC_DEVICE static int steps_end(int instance) { return body_steps[instance_table[instance][0]][1]; }
   PHASEC_DEVICE static int calls_begin(int instance) { return instance_table[instance][2]; }
-  PHASEC_DEVICE static int arrivals(const Cta &, int instance) { return instance_table[instance][3] + instance_table[instance][4] * ptx::ctas(); }
+  PHASEC_DEVICE static int arrivals(int instance) { return instance_table[instance][3] + instance_table[instance][4] * ptx::ctas(); }
   PHASEC_DEVICE static bool leaves_by_cta(int) { return false; }
   PHASEC_DEVICE static void open(const Cta &cta) {
     switch (ptx::thread()) {

@@ -20,7 +20,7 @@ struct Cta {
   const u64 *table;        ///< of the instance being computed
   u8 *workspace;
   int cta, warp, lane;
-  int tokens, sequences;   ///< of this step
+  int tokens;              ///< of this step
   u32 epoch;               ///< launches this workspace has completed
   u32 round;               ///< epoch * occurrences of this body + its occurrence: what events count in
   i32 call_begin, call_end;
@@ -30,7 +30,7 @@ struct Cta {
   /// A call begins, if the launch covers it. What follows from warp, lane and workspace is computed in the call: it would be
   /// computed once for the launch, in registers that nothing else could have.
   PHASEC_DEVICE bool begins(int call) {
-    warp = ptx::unknown(warp), lane = ptx::unknown(lane) & 31; // that lanes are 32 it shall know
+    warp = ptx::warp(), lane = ptx::lane();
     workspace = ptx::unknown(workspace);
     return runs(call);
   }

@@ -14,16 +14,20 @@ template <class L> PHASEC_DEVICE const u64 *load_table(const u64 *from) {
   return to;
 }
 
+/// Rows and sequences of this step.
+template <class L> PHASEC_DEVICE const i32 *step_counts(const Cta &cta) { return (const i32 *)cta.launch_table[L::step_counts]; }
+
 /// The step's arrays, where the launch has any: entries 1 to 4 of the first table.
 template <class L> PHASEC_DEVICE void load_arrays(const Cta &cta) {
   sequences::StepArrays *to = sequences::arrays<L>();
   const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
-  int i = ptx::thread();
-  if (first && cta.sequences <= cta.tokens && cta.tokens <= L::tokens) {
-    if (i <= cta.sequences) to->first[i] = first[i];
-    if (i < cta.sequences) to->context[i] = context[i];
+  int i = ptx::thread(), count = step_counts<L>(cta)[1];
+  if (first && count <= cta.tokens && cta.tokens <= L::tokens) {
+    if (i <= count) to->first[i] = first[i];
+    if (i < count) to->context[i] = context[i];
   }
   if (i == 0) {
+    to->count = count;
     to->pages = (const i32 *)cta.launch_table[3];
     to->page_stride = (i64)cta.launch_table[4];
   }
@@ -37,9 +41,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.cta = ptx::cta();
   cta.warp = ptx::warp();
   cta.lane = ptx::lane();
-  const i32 *counts = (const i32 *)args.table[L::step_counts];
-  cta.tokens = counts[0];
-  cta.sequences = counts[1];
+  cta.tokens = step_counts<L>(cta)[0];
   cta.epoch = cta.counters()[kCounterEpoch];
   cta.round = 0;
   cta.call_begin = args.call_begin;
@@ -70,7 +72,8 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
 /// True when the step has no tokens or more than the kernel was compiled for. Every CTA then leaves at once, before it has
 /// touched an event, and the refusal is counted where the host can read it.
 template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
-  if (cta.tokens >= 1 && cta.tokens <= L::tokens && cta.sequences >= 0 && cta.sequences <= cta.tokens) return false;
+  int count = step_counts<L>(cta)[1];
+  if (cta.tokens >= 1 && cta.tokens <= L::tokens && count >= 0 && count <= cta.tokens) return false;
   if (cta.cta == 0 && ptx::thread() == 0) ptx::arrive_release(cta.counters() + kCounterRefused, 1u);
   return true;
 }

@@ -7,11 +7,15 @@
 namespace ptx {
 
 // ---- who am I -------------------------------------------------------------------------------------------------------
-PHASEC_DEVICE int thread() { return int(threadIdx.x); }
-PHASEC_DEVICE int lane() { return int(threadIdx.x & 31u); }
-PHASEC_DEVICE int warp() { return int(threadIdx.x >> 5); }
+// What is asked for is read anew: an instruction, and no register in between.
+PHASEC_DEVICE int thread() {
+  int n;
+  asm volatile("mov.u32 %0, %tid.x;" : "=r"(n));
+  return n;
+}
+PHASEC_DEVICE int lane() { return thread() & 31; }
+PHASEC_DEVICE int warp() { return thread() >> 5; }
 PHASEC_DEVICE int cta() { return int(blockIdx.x); }
-/// Read anew by every call.
 PHASEC_DEVICE int ctas() {
   int n;
   asm volatile("mov.u32 %0, %nctaid.x;" : "=r"(n));

@@ -4,13 +4,15 @@
 
 namespace sequences {
 
-/// This step's arrays as launch::open copies them into shared memory; S::step_offset says where.
+/// What this step's sequences are, as launch::open copies it into shared memory; S::step_offset says where.
 struct StepArrays {
   const i32 *pages;
   i64 page_stride; ///< pages of a sequence
+  i32 count;
   i32 first[17], context[16];
 };
 template <class S> PHASEC_DEVICE StepArrays *arrays() { return (StepArrays *)(ptx::shared_base() + S::step_offset); }
+template <class S> PHASEC_DEVICE int count() { return arrays<S>()->count; }
 template <class S> PHASEC_DEVICE const i32 *first(const Cta &) { return arrays<S>()->first; }
 template <class S> PHASEC_DEVICE const i32 *context(const Cta &) { return arrays<S>()->context; }
 
@@ -18,7 +20,7 @@ template <class S> PHASEC_DEVICE const i32 *context(const Cta &) { return arrays
 template <class S> PHASEC_DEVICE int of_token(const Cta &cta, int token) {
   const i32 *f = first<S>(cta);
   int s = 0;
-  while (s + 1 < cta.sequences && f[s + 1] <= token) s++;
+  while (s + 1 < count<S>() && f[s + 1] <= token) s++;
   return s;
 }
 

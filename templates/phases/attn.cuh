@@ -47,15 +47,15 @@ template <class H> PHASEC_DEVICE u8 *chunks_of() { return ptx::shared_base() + H
 /// Counts them into `to`, if it is there, and returns the units of the launch. One thread.
 template <class H> PHASEC_DEVICE int count_units(const Cta &cta, u8 *to) {
   const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
-  int rows = 0, all = 0;
-  for (int s = 0; s < cta.sequences; s++) {
+  int rows = 0, all = 0, count = ((const i32 *)cta.launch_table[H::step_counts])[1];
+  for (int s = 0; s < count; s++) {
     int tokens = first[s + 1] - first[s], tiles = tiles_of<H>(tokens);
     rows += cached_rows<H>(context[s], tokens) * tiles, all += tiles;
   }
   int full = H::kv_splits - all + 1, n = full > 1 ? (rows + full - 1) / full : rows;
   if (n < H::chunk_rows) n = H::chunk_rows;
   int units = 0;
-  for (int s = 0; s < cta.sequences; s++) {
+  for (int s = 0; s < count; s++) {
     int tokens = first[s + 1] - first[s], chunks = (cached_rows<H>(context[s], tokens) + n - 1) / n;
     chunks = chunks < 1 ? 1 : chunks > H::kv_splits ? H::kv_splits : chunks;
     units += H::kv_heads * tiles_of<H>(tokens) * chunks;
@@ -74,7 +74,7 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   const i32 *context = sequences::context<typename H::S>(cta);
   Unit u{};
   u.id = index * H::steps + H::step;
-  for (int s = 0; s < cta.sequences; s++) {
+  for (int s = 0; s < sequences::count<typename H::S>(); s++) {
     u.sequence = s;
     u.first_token = first[s];
     u.tokens = first[s + 1] - first[s];

@@ -31,17 +31,21 @@ Nvrtc *nvrtc() {
 
 struct Job {
   std::string layer, settings, target, math;
+  int stacked = 1; ///< so many of the layer in one launch
 };
 
 /// What is wrong with one compile; empty when it is as it must be.
 std::string compileOne(const Job &job) {
   std::string what = job.layer + " " + job.settings + " " + job.target + " " + job.math + ": ";
-  auto layers = Layers::read(examplePath(job.layer));
+  std::string text = fileText(examplePath(job.layer));
+  if (job.stacked > 1) text += "\nstack @stacked { @" + job.layer + " * " + std::to_string(job.stacked) + " }\n";
+  auto layers = Layers::parse(job.layer + ".phase", text);
   if (!layers.ok()) return what + layers.status().text();
   Schedule schedule;
   Status set = schedule.set("math", job.math, Origin::Host);
   if (set.ok()) set = schedule.set("target", job.target, Origin::Host);
-  if (set.ok() && !job.settings.empty()) set = schedule.set("wo_split", job.settings.substr(job.settings.find('=') + 1), Origin::Host);
+  size_t equals = job.settings.find('=');
+  if (set.ok() && !job.settings.empty()) set = schedule.set(job.settings.substr(0, equals), job.settings.substr(equals + 1), Origin::Host);
   auto effective = effectiveSchedule(layers->module(), schedule, "");
   if (!set.ok() || !effective.ok()) return what + "schedule";
   auto p = plan(layers->module(), *effective, *findTarget(job.target));
@@ -126,6 +130,11 @@ TEST_CASE("nvrtc: the 27B layer compiles for every target, under both contracts"
   compileAll(jobs);
 }
 
+TEST_CASE("nvrtc: a stack spills as little as its layer") {
+  if (!nvrtc()) return;
+  compileAll({{"qwen35_27b", "tokens_max=1", "sm_90a", "fast", 24}, {"qwen35_27b", "tokens_max=4", "sm_90a", "fast", 24}});
+}
+
 TEST_CASE("nvrtc: every tiny layer and the harness compile, between them for all targets") {
   if (!nvrtc()) return;
   std::vector<Job> jobs;
@@ -164,6 +173,14 @@ TEST_CASE("nvrtc: every example on every target") {
   for (const std::string &name : examples())
     for (const Target &t : targets())
       for (const char *math : {"fast", "exact"}) jobs.push_back({name, splitSettings(readExample(name)).front(), t.name, math});
+  compileAll(jobs);
+}
+
+TEST_CASE("nvrtc: stacks of the full-size layers, compiled for few tokens and many") {
+  if (!nvrtc()) return;
+  std::vector<Job> jobs;
+  for (const char *layer : {"qwen35_27b", "llama31_8b", "llama31_8b_fp8", "llama32_1b_layer", "qwen3_8b"})
+    for (int tokens : {1, 2, 4, 8, 16}) jobs.push_back({layer, "tokens_max=" + std::to_string(tokens), "sm_90a", "fast", 24});
   compileAll(jobs);
 }
 

@@ -107,13 +107,15 @@ template <class H> struct Attention {
       max[c] = m;
     }
 #pragma unroll
-    for (int i = 0; i < v_groups; i++)
+    for (int i = 0; i < v_groups; i++) {
+      if (i > 0) ptx::sync_warp(); // no more loads under way than there are registers
 #pragma unroll
       for (int t = 0; t < per_piece; t++) {
         Words4 other = ((const Words4 *)(from + attn::States<H>::kHead))[(i * per_piece + t) * 32 + cta.lane];
 #pragma unroll
         for (int c = 0; c < 4; c++) acc[i][t][c] = ptx::fma(ptx::from_bits(other.word[c % 2 * 2 + c / 2]), fb[c % 2], acc[i][t][c] * fa[c % 2]);
       }
+    }
   }
 
   /// In memory: [v group][t][lane][pair of two][piece g, then g + 8]. One warp.

@@ -82,7 +82,7 @@ private:
     for (const Body &b : plan_.bodies) steps += int(b.steps.size());
     out << "struct Launch {\n  using L = Launch;\n";
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", team = " << plan_.team << ", feeders = " << plan_.feeders()
-        << ";\n";
+        << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
         << ", reads_offset = " << l.reads << ", step_offset = " << l.step

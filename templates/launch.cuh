@@ -110,7 +110,7 @@ template <class L> struct Leave : L {
 template <class L> PHASEC_DEVICE void close(const Cta &cta) {
   ptx::sync_workers(L::threads);
   if (ptx::thread() != 0 || cta.call_end < L::calls) return;
-  if (ptx::add_acq_rel(cta.counters() + kCounterExit, 1u) == u32(ptx::ctas()) - 1u) {
+  if (ptx::add_acq_rel(cta.counters() + kCounterExit, 1u) == u32(L::ctas > 0 ? L::ctas : ptx::ctas()) - 1u) {
     ptx::store_relaxed(cta.counters() + kCounterExit, 0u);
     ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);
   }

@@ -18,9 +18,9 @@ struct Program {
   static int steps_begin(int) { return 0; }
   static int steps_end(int) { return 2; }
   static int begin(const Cta &cta, int step) { return step == 0 ? 0 : share(items(cta), 1, 3); }
-  static int items(const Cta &cta) { return share(int(cta.table[1]), cta.cta + 1, cta.ctas) - share(int(cta.table[1]), cta.cta, cta.ctas); }
+  static int items(const Cta &cta) { return share(int(cta.table[1]), cta.cta + 1, ptx::ctas()) - share(int(cta.table[1]), cta.cta, ptx::ctas()); }
   static int items(const Cta &cta, int step) { return step == 0 ? begin(cta, 1) : items(cta) - begin(cta, 1); }
-  static int block(const Cta &cta, int step, int item) { return share(int(cta.table[1]), cta.cta, cta.ctas) + begin(cta, step) + item; }
+  static int block(const Cta &cta, int step, int item) { return share(int(cta.table[1]), cta.cta, ptx::ctas()) + begin(cta, step) + item; }
   static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
     to.from = (const u8 *)table[0] + block(cta, step, item) * 480;
     to.bytes = 480;
@@ -30,7 +30,7 @@ struct Program {
 PHASEC_KERNEL(160) k(const __grid_constant__ Args args) {
   Cta cta{};
   cta.launch_table = cta.table = args.table;
-  cta.cta = ptx::cta(), cta.ctas = ptx::ctas(), cta.warp = ptx::warp(), cta.lane = ptx::lane();
+  cta.cta = ptx::cta(), cta.warp = ptx::warp(), cta.lane = ptx::lane();
   cta.call_end = 2;
   Ring<L> ring{};
   ring.open(cta);

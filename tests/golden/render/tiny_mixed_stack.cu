@@ -3,7 +3,7 @@
 // reproduce: phasec render model.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1;
+  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
       table_offset = 148224, feeder_tables_offset = 148376, owed_offset = 148984, left_offset = 149312,

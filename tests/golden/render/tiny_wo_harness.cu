@@ -3,7 +3,7 @@
 // reproduce: phasec render tiny_wo_harness.phase --emit=cuda --target sm_90a --set math=exact --set wo_split=8 --set partition=seed --set slice_ctas=8
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1;
+  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 32;
   static constexpr int stages = 32, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
       table_offset = 148224, feeder_tables_offset = 148304, owed_offset = 148624, left_offset = 148760,

@@ -10,13 +10,14 @@ namespace planning {
 namespace {
 
 constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
-constexpr int64_t kReadsBytes = 128; // templates: Ring, a count per stage
 constexpr int64_t kStepBytes = 256, kUnitBytes = 64; // templates: sequences::StepArrays, attn::Unit
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 constexpr int kTeamSlotsMax = 8, kSlotCost = 32; // a slot costs its share of adding up: 3 %
 
 int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
+/// Templates: Ring, a count per stage.
+int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
 int64_t queryBytes(const Attention &a, int64_t head_dim) {
@@ -58,7 +59,7 @@ public:
     if (teams()) warps = {12, 8, 4, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     // Not every length that fits: tests/bench/README.md.
-    std::vector<int> stages = {32, 24, 20, 16, 12, 8, 6, 4, 3, 2};
+    std::vector<int> stages = {40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2};
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a ring needs at least two stages (K and V rows are consumed together)");
       stages = {int(r)};
@@ -196,7 +197,7 @@ private:
 
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + kReadsBytes + tileBytes(geometry) + arrivedBytes(geometry) +
+    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) +
                     kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
@@ -262,7 +263,7 @@ private:
     l.barriers = geometry.stages * geometry.stage_bytes;
     l.units = l.barriers + align(geometry.stages * 8, 128);
     l.reads = l.units + unitsBytes();
-    l.step = l.reads + kReadsBytes;
+    l.step = l.reads + readsBytes(geometry.stages);
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();
     l.owed = l.feeder_tables + 4 * tableBytes();

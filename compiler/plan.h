@@ -107,9 +107,9 @@ enum class Assignment : uint8_t {
 
 /// A CTA's ring, and the order in which it is filled: for each step that streams, its items in unit order.
 struct Stream {
-  int stages = 0;            ///< at most 32: a lane of the feeder fills each
-  int64_t stage_bytes = 0;   ///< of one stage: the largest segment or KV block
-  std::vector<int> steps;    ///< steps that stream, in fetch order
+  int stages = 0;
+  int64_t stage_bytes = 0; ///< of one stage: the largest segment or KV block
+  std::vector<int> steps;  ///< steps that stream, in fetch order
 };
 
 // ---- Step -------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first
 } // namespace operand
 namespace core {
 /// A warp's sums over segments of a row tile. `whole`: a unit's segments must all be one worker's. begin(piece) starts a unit;
-/// add(cta, stage, slot, part) multiplies a segment's granules in `stage` with the staged operand and adds; end() leaves the sums in
-/// piece[token * 16 + row]. The warps of a team call together; one whose part is not live reads anything and adds nothing.
+/// take(stage, lane) takes a segment's granules, as a copy if `copies`: then the stage is not needed any more; add(cta, slot, part)
+/// multiplies what was taken last with the staged operand and adds; end() leaves the sums in piece[token * 16 + row]. The warps of a
+/// team add together; one whose part is not live has taken anything and adds nothing.
 template <class G> struct Sums;
 } // namespace core
 
@@ -389,9 +390,10 @@ PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass 
       if (p.apart >= 0) p = part<G>(pass.units, d, member);
       else p.fold = p.first = d - p.begin;
       u32 item = first + u32(run.cut.place(run.worker, d - run.begin) * G::team + member);
-      const u8 *stage = p.live ? R::wait(item) : R::wait_empty(item);
-      sums.add(cta, stage, slot, p);
-      R::release(cta, item);
+      sums.take(p.live ? R::wait(item) : R::wait_empty(item), cta.lane);
+      if (sums.copies) R::release(cta, item);
+      sums.add(cta, slot, p);
+      if (!sums.copies) R::release(cta, item);
     }
     if (p.unit >= pass.units) continue;
     sums.end(cta);

@@ -14,14 +14,11 @@ template <class L> PHASEC_DEVICE const u64 *load_table(const u64 *from) {
   return to;
 }
 
-/// Rows and sequences of this step.
-template <class L> PHASEC_DEVICE const i32 *step_counts(const Cta &cta) { return (const i32 *)cta.launch_table[L::step_counts]; }
-
 /// The step's arrays, where the launch has any: entries 1 to 4 of the first table.
 template <class L> PHASEC_DEVICE void load_arrays(const Cta &cta) {
   sequences::StepArrays *to = sequences::arrays<L>();
   const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
-  int i = ptx::thread(), count = step_counts<L>(cta)[1];
+  int i = ptx::thread(), count = sequences::step_counts<L>(cta)[1];
   if (first && count <= cta.tokens && cta.tokens <= L::tokens) {
     if (i <= count) to->first[i] = first[i];
     if (i < count) to->context[i] = context[i];
@@ -41,7 +38,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.cta = ptx::cta();
   cta.warp = ptx::warp();
   cta.lane = ptx::lane();
-  cta.tokens = step_counts<L>(cta)[0];
+  cta.tokens = sequences::step_counts<L>(cta)[0];
   cta.epoch = cta.counters()[kCounterEpoch];
   cta.round = 0;
   cta.call_begin = args.call_begin;
@@ -72,7 +69,7 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
 /// True when the step has no tokens or more than the kernel was compiled for. Every CTA then leaves at once, before it has
 /// touched an event, and the refusal is counted where the host can read it.
 template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
-  int count = step_counts<L>(cta)[1];
+  int count = sequences::step_counts<L>(cta)[1];
   if (cta.tokens >= 1 && cta.tokens <= L::tokens && count >= 0 && count <= cta.tokens) return false;
   if (cta.cta == 0 && ptx::thread() == 0) ptx::arrive_release(cta.counters() + kCounterRefused, 1u);
   return true;

@@ -128,6 +128,12 @@ PHASEC_DEVICE float from_f16(u32 v) {
   asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.f32.f16 %0, low;\n}" : "=f"(r) : "r"(v));
   return r;
 }
+/// The f16 in the high half: without a shift.
+PHASEC_DEVICE float from_f16_high(u32 v) {
+  float r;
+  asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.f32.f16 %0, high;\n}" : "=f"(r) : "r"(v));
+  return r;
+}
 /// Bytes of a (0..3) and b (4..7), picked by the four nibbles of `selector`.
 PHASEC_DEVICE u32 permute(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 /// Transposes an 8x8 matrix of 16-bit values: lane l holds (l / 4, 2 * (l % 4)) and its right neighbour. Convergent.

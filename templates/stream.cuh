@@ -1,5 +1,5 @@
-// stream.cuh: the byte stream. A CTA owns a ring of stages in shared memory; its last warp, the feeder, fills them, lane s the
-// stage s, in the plan's order: every weight segment that the CTA will compute with, across phases and instances, gated by
+// stream.cuh: the byte stream. A CTA owns a ring of stages in shared memory; its last warp, the feeder, fills them, one item after
+// the other a lane, in the plan's order: every weight segment that the CTA will compute with, across phases and instances, gated by
 // nothing but free stages. What it fetches never depends on activations, so loads stay in flight while the CTA waits for an
 // event. Which warp reads an item is fixed: workers take turns. KV rows come one by one and belong to few warps at a time:
 // attention borrows the stages and fills them itself, in the same order.
@@ -36,9 +36,9 @@ template <class L> struct Ring {
   /// One warp, before a barrier.
   PHASEC_DEVICE void open(const Cta &cta) {
     first = 0;
-    if (cta.warp == 0 && cta.lane < L::stages) {
-      ptx::mbar_init(full(u32(cta.lane)), 1);
-      *reads(u32(cta.lane)) = 0;
+    for (int i = cta.lane; cta.warp == 0 && i < L::stages; i += 32) {
+      ptx::mbar_init(full(u32(i)), 1);
+      *reads(u32(i)) = 0;
     }
     ptx::mbar_init_fence();
   }
@@ -79,6 +79,8 @@ template <class L> struct Ring {
 
 namespace stream {
 
+/// Lanes of the feeder that have items: no more than stages.
+template <class L> inline constexpr int lanes = L::stages < 32 ? L::stages : 32;
 /// The feeder's copies of instances' tables: lanes are at most two instances apart, and the next one is there in time.
 enum : int { kTables = 4 };
 template <class L> PHASEC_DEVICE u64 *table(int instance) {
@@ -90,7 +92,7 @@ template <class L> PHASEC_DEVICE u64 *table(int instance) {
 template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item &item, int end) {
   while (c.instance < end) {
     if (c.items < 0) c.items = cta.runs(c.call) ? Program::items(cta, c.step) : 0;
-    for (; c.next - c.first < u32(c.items); c.next += L::stages)
+    for (; c.next - c.first < u32(c.items); c.next += u32(lanes<L>))
       if (Program::fetch(cta, table<L>(c.instance), c.step, int(c.next - c.first), item)) return true;
     c.first += u32(c.items);
     c.items = -1;
@@ -108,7 +110,7 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   Cursor cursor{0, L::first_step, 0, -1, 0, u32(cta.lane)};
   Item item{};
   int tables = 0; // instances whose tables are there
-  bool more = cta.lane < L::stages, ready = false;
+  bool more = cta.lane < lanes<L>, ready = false;
   for (;;) {
     while (tables < L::instances && ptx::any(more && cursor.instance + 1 >= tables)) {
       for (int i = cta.lane; i < L::table_entries; i += 32) table<L>(tables)[i] = cta.launch_table[(i64)tables * L::table_entries + i];
@@ -129,7 +131,7 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
     ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
     ptx::stream_commit(mine, R::full(cursor.next));
     if (!mine) continue;
-    cursor.next += L::stages;
+    cursor.next += u32(lanes<L>);
     ready = false;
   }
 }

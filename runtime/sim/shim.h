@@ -234,6 +234,7 @@ inline float from_f16(u32 v) {
   if (a < 0x400u) return from_bits(sign | bits(float(a) * 0x1p-24f));
   return from_bits(sign | ((a << 13) + (112u << 23)));
 }
+inline float from_f16_high(u32 v) { return from_f16(v >> 16); }
 inline u32 to_bf16(float v) {
   u32 b = bits(v);
   if ((b & 0x7fffffffu) > 0x7f800000u) return (b >> 16 | 0x40u) & 0xffffu;

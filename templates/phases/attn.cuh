@@ -47,7 +47,7 @@ template <class H> PHASEC_DEVICE u8 *chunks_of() { return ptx::shared_base() + H
 /// Counts them into `to`, if it is there, and returns the units of the launch. One thread.
 template <class H> PHASEC_DEVICE int count_units(const Cta &cta, u8 *to) {
   const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
-  int rows = 0, all = 0, count = ((const i32 *)cta.launch_table[H::step_counts])[1];
+  int rows = 0, all = 0, count = sequences::step_counts<H>(cta)[1];
   for (int s = 0; s < count; s++) {
     int tokens = first[s + 1] - first[s], tiles = tiles_of<H>(tokens);
     rows += cached_rows<H>(context[s], tokens) * tiles, all += tiles;

@@ -227,7 +227,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   float d[2][4] = {{v, v, v, v}, {v, v, v, v}};
   if (warp() < 4) {
     registers_take<80>();
-    *(u32 *)(shared + 4096 + thread() * 4) = to_e4m3x2(v, from_f16(pair));
+    *(u32 *)(shared + 4096 + thread() * 4) = to_e4m3x2(from_f16_high(pair), from_f16(pair));
     fence_async_shared();
     sync_workers(128);
     u64 operand = wgmma_operand(shared + 4096, 128, 256);

@@ -59,7 +59,7 @@ std::string compileOne(const Job &job) {
   if (!compiled.ok()) return what + compiled.status().text();
   std::string wrong;
   if (compiled->cubin.size() < 4096) wrong += " cubin of " + std::to_string(compiled->cubin.size()) + " bytes;";
-  if (contains(compiled->log, "warning")) wrong += " " + compiled->log;
+  if (contains(compiled->log, "warning") || contains(compiled->log, "serialized")) wrong += " " + compiled->log; // wgmma, one after the other
   bool found = false;
   for (const KernelResources &k : compiled->resources) {
     if (k.kernel != kKernelName) continue;

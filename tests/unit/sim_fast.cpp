@@ -170,7 +170,7 @@ PHASEC_KERNEL(32) k(const __grid_constant__ Buffers args) {
       )" + (nvfp4 ? "for (int row = 0; row < 16; row++) for (int k = 0; k < 4; k++) granule[Format::scale_offset(row, k * 16)] = u8(codes[(args.n * 16 + g * 16 + row) * 64 + k]);" : "") + R"(
     }
     ptx::sync_warp();
-    core::Fragments f = fragments(Format{}, granule, ptx::lane());
+    core::Fragments f = fragments(Format{}, load(Format{}, granule, ptx::lane()));
     for (int j = 0; j < 4; j++)
       for (int i = 0; i < 4; i++) ((u32 *)args.b)[((g * 32 + ptx::lane()) * 4 + j) * 4 + i] = f.a[j][i];
     ptx::sync_warp();
@@ -308,7 +308,10 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Buffers args) {
   float *sums = (float *)args.c + ptx::warp() * G::tokens * 16;
   core::Sums<G> all;
   all.begin(sums);
-  all.add(cta, stage, 0, gemv::Part{0, 1, 1, 0, 1, ptx::warp() != args.n, -1});
+  all.take(stage, ptx::lane());
+  ptx::sync_warp();
+  for (int i = ptx::lane(); i < 1024; i += 32) ((u32 *)stage)[i] = 0x7f7f7f7fu; // the next bytes may come
+  all.add(cta, 0, gemv::Part{0, 1, 1, 0, 1, ptx::warp() != args.n, -1});
   if (ptx::warp() != args.n) all.end(cta);
 }
 PHASEC_KERNEL_ENTRY(k, Buffers)

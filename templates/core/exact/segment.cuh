@@ -7,13 +7,15 @@ namespace core {
 
 /// A warp's sums, which lie where they are left.
 template <class G> struct Sums {
-  static constexpr bool whole = true;
+  static constexpr bool whole = true, copies = false;
+  const u8 *stage;
   float *to;
   bool first; ///< segment of the unit
 
   PHASEC_DEVICE void begin(float *piece) { to = piece, first = true; }
+  PHASEC_DEVICE void take(const u8 *from, int) { stage = from; }
   /// Adds the sums over a segment's k of sixteen rows for every token.
-  PHASEC_DEVICE void add(const Cta &cta, const u8 *stage, int slot, const gemv::Part &p) {
+  PHASEC_DEVICE void add(const Cta &cta, int slot, const gemv::Part &p) {
     if (!p.live) return;
     gemv::SegmentRow s = gemv::segment_row<G>(slot, p.fold);
     int k0 = gemv::slot_begin<G>(slot);

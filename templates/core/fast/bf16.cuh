@@ -5,13 +5,15 @@
 
 namespace weights {
 
-PHASEC_DEVICE core::Fragments fragments(bf16, const u8 *granule, int lane) {
+PHASEC_DEVICE core::Codes load(bf16, const u8 *granule, int lane) {
   const Words4 *from = (const Words4 *)granule + lane;
-  Words4 low = from[0], low8 = from[64], high = from[32], high8 = from[96]; // rows r, r + 8; k 0..7, then 8..15
+  return {{from[0], from[32], from[64], from[96]}, 0}; // k 0 .. 7, then 8 .. 15 of row r, and of row r + 8
+}
+PHASEC_DEVICE core::Fragments fragments(bf16, const core::Codes &codes) {
   core::Fragments f;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
-    const Words4 &w = j < 2 ? low : high, &w8 = j < 2 ? low8 : high8;
+    const Words4 &w = codes.of[j / 2], &w8 = codes.of[2 + j / 2];
     int at = 2 * j & 2;
     f.a[j][0] = w.word[at], f.a[j][1] = w8.word[at], f.a[j][2] = w.word[at + 1], f.a[j][3] = w8.word[at + 1];
   }

@@ -5,9 +5,12 @@
 
 namespace weights {
 
-PHASEC_DEVICE core::Fragments fragments(fp8_e4m3, const u8 *granule, int lane) {
+PHASEC_DEVICE core::Codes load(fp8_e4m3, const u8 *granule, int lane) {
   const Words4 *from = (const Words4 *)granule + lane;
-  Words4 w = from[0], w8 = from[32]; // rows r, r + 8
+  return {{from[0], from[32]}, 0}; // rows r, r + 8
+}
+PHASEC_DEVICE core::Fragments fragments(fp8_e4m3, const core::Codes &codes) {
+  const Words4 &w = codes.of[0], &w8 = codes.of[1];
   core::Fragments f;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
@@ -17,17 +20,13 @@ PHASEC_DEVICE core::Fragments fragments(fp8_e4m3, const u8 *granule, int lane) {
   return f;
 }
 
-PHASEC_DEVICE warpgroup::Codes codes8(fp8_e4m3, const u8 *granule, int lane) {
-  const Words4 *from = (const Words4 *)granule + lane;
-  return {{from[0], from[32]}}; // rows r, r + 8
-}
-PHASEC_DEVICE warpgroup::Fragments fragments8(fp8_e4m3, const warpgroup::Codes &codes) {
+PHASEC_DEVICE warpgroup::Fragments fragments8(fp8_e4m3, const core::Codes &codes) {
   warpgroup::Fragments f;
 #pragma unroll
   for (int j = 0; j < 4; j++) f.a[j / 2][j % 2 * 2] = codes.of[0].word[j], f.a[j / 2][j % 2 * 2 + 1] = codes.of[1].word[j];
   return f;
 }
-PHASEC_DEVICE warpgroup::RowScales row_scales(fp8_e4m3, const u8 *, int) { return warpgroup::RowScales{1.0f, 1.0f}; }
+PHASEC_DEVICE warpgroup::RowScales row_scales(fp8_e4m3, const core::Codes &) { return warpgroup::RowScales{1.0f, 1.0f}; }
 template <bool First, int Groups>
 PHASEC_DEVICE void multiply(fp8_e4m3, warpgroup::Begin<First>, float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
   ptx::wgmma_e4m3<First>(d, a, b);

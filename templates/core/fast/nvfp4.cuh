@@ -15,14 +15,16 @@ PHASEC_DEVICE EBytes e5m2(u32 x) {
   return EBytes{x & 0x8e8e8e8eu, ((x >> 3) & 0x0e0e0e0eu) | (ptx::shift_left<7>(x) & 0x80808080u)};
 }
 
-PHASEC_DEVICE core::Fragments fragments(nvfp4, const u8 *granule, int lane) {
-  Words4 codes = ((const Words4 *)granule)[lane];
-  u32 scales = ptx::e4m3x2_to_f16x2(((const u16 *)(granule + nvfp4::codes_bytes))[lane]); // rows r, r + 8
+PHASEC_DEVICE core::Codes load(nvfp4, const u8 *granule, int lane) {
+  return {{((const Words4 *)granule)[lane]}, ((const u16 *)(granule + nvfp4::codes_bytes))[lane]}; // scales of rows r, r + 8
+}
+PHASEC_DEVICE core::Fragments fragments(nvfp4, const core::Codes &codes) {
+  u32 scales = ptx::e4m3x2_to_f16x2(codes.scales);
   u32 scale = (scales & 0xffffu) | (scales << 16), scale8 = (scales >> 16) | (scales & 0xffff0000u);
   core::Fragments f;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
-    EBytes e = e5m2(codes.word[j]);
+    EBytes e = e5m2(codes.of[0].word[j]);
     f.a[j][0] = ptx::mul_f16x2(ptx::permute(e.row, 0u, 0x1404u), scale);
     f.a[j][1] = ptx::mul_f16x2(ptx::permute(e.row8, 0u, 0x1404u), scale8);
     f.a[j][2] = ptx::mul_f16x2(ptx::permute(e.row, 0u, 0x3424u), scale);
@@ -32,8 +34,7 @@ PHASEC_DEVICE core::Fragments fragments(nvfp4, const u8 *granule, int lane) {
 }
 
 /// The same bytes for a warpgroup, without their scales.
-PHASEC_DEVICE warpgroup::Codes codes8(nvfp4, const u8 *granule, int lane) { return {{((const Words4 *)granule)[lane], {}}}; }
-PHASEC_DEVICE warpgroup::Fragments fragments8(nvfp4, const warpgroup::Codes &codes) {
+PHASEC_DEVICE warpgroup::Fragments fragments8(nvfp4, const core::Codes &codes) {
   warpgroup::Fragments f;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
@@ -42,9 +43,9 @@ PHASEC_DEVICE warpgroup::Fragments fragments8(nvfp4, const warpgroup::Codes &cod
   }
   return f;
 }
-PHASEC_DEVICE warpgroup::RowScales row_scales(nvfp4, const u8 *granule, int lane) {
-  u32 scales = ptx::e4m3x2_to_f16x2(((const u16 *)(granule + nvfp4::codes_bytes))[lane]);
-  return warpgroup::RowScales{ptx::from_f16(scales), ptx::from_f16(scales >> 16)};
+PHASEC_DEVICE warpgroup::RowScales row_scales(nvfp4, const core::Codes &codes) {
+  u32 scales = ptx::e4m3x2_to_f16x2(codes.scales);
+  return warpgroup::RowScales{ptx::from_f16(scales), ptx::from_f16_high(scales)};
 }
 template <bool First, int Groups>
 PHASEC_DEVICE void multiply(nvfp4, warpgroup::Begin<First>, float (&d)[Groups][4], const u32 (&a)[4], u64 b) {

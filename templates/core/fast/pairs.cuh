@@ -43,7 +43,7 @@ template <class G> struct Operand {
     for (int i = 0; i < 2; i++) {
       high[i] = ptx::to_e4m3x2(v[2 * i], v[2 * i + 1]);
       u32 back = ptx::e4m3x2_to_f16x2(high[i]);
-      low[i] = ptx::to_e4m3x2((v[2 * i] - ptx::from_f16(back)) * 16.0f, (v[2 * i + 1] - ptx::from_f16(back >> 16)) * 16.0f);
+      low[i] = ptx::to_e4m3x2((v[2 * i] - ptx::from_f16(back)) * 16.0f, (v[2 * i + 1] - ptx::from_f16_high(back)) * 16.0f);
     }
     put(cta, token, k, 0, high[0] | high[1] << 16);
     put(cta, token, k, 1, low[0] | low[1] << 16);

@@ -12,7 +12,7 @@ struct Fragments {
 };
 
 /// The sums of one warp.
-template <class G> struct WarpSums {
+template <class G> struct WarpSums : Segment<G> {
   using Format = typename G::Format;
   enum : int { kTiles = (G::tokens + 7) / 8 }; // of eight tokens
   float total[kTiles][4];
@@ -23,7 +23,7 @@ template <class G> struct WarpSums {
 #pragma unroll
     for (int i = 0; i < 4 * kTiles; i++) total[i / 4][i % 4] = 0.0f;
   }
-  PHASEC_DEVICE void add(const Cta &cta, const u8 *stage, int slot, const gemv::Part &p) {
+  PHASEC_DEVICE void add(const Cta &cta, int slot, const gemv::Part &p) {
     gemv::Extent e = gemv::extent<G>(slot, p.fold);
     float acc[2][kTiles][4] = {}; // two chains: half the latency
     int row = cta.lane >> 2, own = cta.lane & 3;
@@ -33,9 +33,10 @@ template <class G> struct WarpSums {
       int token = 8 * t + row < cta.tokens ? 8 * t + row : 0; // columns beyond are computed and not stored
       x[t] = gemv::staged<G>(cta) + token * G::operand_stride + e.begin * weights::kGranuleK + own * 16;
     }
-#pragma unroll 2
-    for (int g = 0; g < e.count; g++) {
-      Fragments f = fragments(Format{}, stage + g * Format::granule_bytes, cta.lane);
+#pragma unroll
+    for (int g = 0; g < G::segment_granules; g++) {
+      if (g >= G::segment_least && g >= e.count) break;
+      Fragments f = fragments(Format{}, this->codes[g]);
 #pragma unroll
       for (int t = 0; t < kTiles; t++) {
         if (t > 0 && cta.tokens <= 8 * t) break;

@@ -4,11 +4,11 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 32;
-  static constexpr int stages = 32, stage_bytes = 4608;
-  static constexpr int ring_offset = 0, barriers_offset = 147456, units_offset = 147712, reads_offset = 147840, step_offset = 147968,
-      table_offset = 148224, feeder_tables_offset = 148304, owed_offset = 148624, left_offset = 148760,
-      pieces_offset = 157568, arrived_offset = 149504,
-      tile_offset = 149632, scratch_offset = 155264, operand_offset = 155392; // shared memory, 168832 bytes
+  static constexpr int stages = 40, stage_bytes = 4608;
+  static constexpr int ring_offset = 0, barriers_offset = 184320, units_offset = 184704, reads_offset = 184832, step_offset = 185088,
+      table_offset = 185344, feeder_tables_offset = 185424, owed_offset = 185744, left_offset = 185880,
+      pieces_offset = 194688, arrived_offset = 186624,
+      tile_offset = 186752, scratch_offset = 192384, operand_offset = 192512; // shared memory, 205952 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
       instance_counter = 3, owed_words = 2;
 };

@@ -52,7 +52,6 @@ public:
 
   Status run() {
     const Schedule &s = plan_.schedule;
-    // With the feeders a multiple of four: the SM's schedulers.
     std::vector<int> warps = {11, 15, 7, 3, 1};
     if (!plan_.target->bulk_copy) warps = {7, 11, 15, 3, 1}; // copying takes registers, and eleven warps would spill some
     else if (!unpacks() && plan_.tokens_max <= 2) warps = {9, 11, 15, 7, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
@@ -198,7 +197,7 @@ private:
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
     int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) +
-                    kStepBytes + 5 * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
+                    kStepBytes + (1 + 4 * feedersOf(geometry.warps)) * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
     Need need;
@@ -266,7 +265,7 @@ private:
     l.step = l.reads + readsBytes(geometry.stages);
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();
-    l.owed = l.feeder_tables + 4 * tableBytes();
+    l.owed = l.feeder_tables + 4 * feedersOf(geometry.warps) * tableBytes(); // templates: stream::kTables a feeder
     l.left = l.owed + owedBytes();
     l.attention_units = l.left + leftBytes();
     l.arrived = align(l.attention_units + geometry.warps * kUnitBytes, 128);

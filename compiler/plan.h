@@ -254,6 +254,9 @@ struct SharedLayout {
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
 };
 
+/// Warps behind the workers, which feed the stream: one at least, and with them a multiple of four, the SM's schedulers.
+constexpr int feedersOf(int warps) { return 4 - warps % 4; }
+
 struct Plan {
   const Target *target = nullptr;
   Schedule schedule;           ///< effective
@@ -262,7 +265,7 @@ struct Plan {
   Stream stream;
   int tokens_max = 1, warps = 0; ///< warps that work
   int team = 1;                  ///< warps that multiply together: 4, or 1
-  int feeders() const { return team; } ///< warps behind the workers; the first of them feeds the stream
+  int feeders() const { return feedersOf(warps); }
   int threads() const { return (warps + feeders()) * 32; }
   int ctas_pinned = 0;         ///< 0: a launch value
   SharedLayout shared;

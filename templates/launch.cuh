@@ -60,10 +60,10 @@ template <class L> static constexpr int worker_registers() {
 template <class L> PHASEC_DEVICE void take_registers() {
   if constexpr (L::team > 1) ptx::registers_take<worker_registers<L>()>();
 }
-/// The warps behind the workers: the first feeds the stream.
+/// The warps behind the workers feed the stream.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   if constexpr (L::team > 1) ptx::registers_give<kFeederRegisters>();
-  if (cta.warp == L::warps) stream::feed<Program, L>(cta);
+  stream::feed<Program, L>(cta);
 }
 
 /// True when the step has no tokens or more than the kernel was compiled for. Every CTA then leaves at once, before it has

@@ -73,6 +73,7 @@ struct Program {
 PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_constant__ Args args) {
   Cta cta = launch::open<Launch>(args);
   if (launch::refuse<Launch>(cta)) return;
+  if constexpr (Launch::tokens == 1) cta.tokens = 1; // as it is, and no register holds it
   Program::open(cta);
   Ring<Launch> ring;
   ring.open(cta);

@@ -1,5 +1,5 @@
-// stream.cuh: the byte stream. A CTA owns a ring of stages in shared memory; its last warp, the feeder, fills them, one item after
-// the other a lane, in the plan's order: every weight segment that the CTA will compute with, across phases and instances, gated by
+// stream.cuh: the byte stream. A CTA owns a ring of stages in shared memory; its last warps, the feeders, fill them, each lane the
+// items that are its own, in the plan's order: every weight segment that the CTA will compute with, across phases and instances, gated by
 // nothing but free stages. What it fetches never depends on activations, so loads stay in flight while the CTA waits for an
 // event. Which warp reads an item is fixed: workers take turns. KV rows come one by one and belong to few warps at a time:
 // attention borrows the stages and fills them itself, in the same order.
@@ -79,12 +79,14 @@ template <class L> struct Ring {
 
 namespace stream {
 
-/// Lanes of the feeder that have items: no more than stages.
-template <class L> inline constexpr int lanes = L::stages < 32 ? L::stages : 32;
-/// The feeder's copies of instances' tables: lanes are at most two instances apart, and the next one is there in time.
+/// Lanes of all feeders that have items: no more than stages. Neighbouring items are different feeders': they are looked up and
+/// copied at the same time.
+template <class L> inline constexpr int lanes = L::stages < 32 * L::feeders ? L::stages : 32 * L::feeders;
+template <class L> PHASEC_DEVICE int feeder(const Cta &cta) { return cta.warp - L::warps; }
+/// A feeder's copies of instances' tables: lanes are at most two instances apart, and the next one is there in time.
 enum : int { kTables = 4 };
-template <class L> PHASEC_DEVICE u64 *table(int instance) {
-  return (u64 *)(ptx::shared_base() + L::feeder_tables_offset) + instance % kTables * L::table_entries;
+template <class L> PHASEC_DEVICE u64 *table(const Cta &cta, int instance) {
+  return (u64 *)(ptx::shared_base() + L::feeder_tables_offset) + (feeder<L>(cta) * kTables + instance % kTables) * L::table_entries;
 }
 
 /// The lane's next item; false when there is none before instance `end`. The rendered Program counts a step's items and knows
@@ -93,7 +95,7 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
   while (c.instance < end) {
     if (c.items < 0) c.items = cta.runs(c.call) ? Program::items(cta, c.step) : 0;
     for (; c.next - c.first < u32(c.items); c.next += u32(lanes<L>))
-      if (Program::fetch(cta, table<L>(c.instance), c.step, int(c.next - c.first), item)) return true;
+      if (Program::fetch(cta, table<L>(cta, c.instance), c.step, int(c.next - c.first), item)) return true;
     c.first += u32(c.items);
     c.items = -1;
     c.call += Program::calls(c.step);
@@ -104,35 +106,36 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
   return false;
 }
 
-/// What the feeder does from the start of the launch to the end of the stream. One warp.
+/// What a feeder does from the start of the launch to the end of the stream. One warp.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   using R = Ring<L>;
-  Cursor cursor{0, L::first_step, 0, -1, 0, u32(cta.lane)};
+  int id = cta.lane * L::feeders + feeder<L>(cta);
+  Cursor cursor{0, L::first_step, 0, -1, 0, u32(id)};
   Item item{};
   int tables = 0; // instances whose tables are there
-  bool more = cta.lane < lanes<L>, ready = false;
+  bool more = id < lanes<L>, ready = false;
   for (;;) {
-    while (tables < L::instances && ptx::any(more && cursor.instance + 1 >= tables)) {
-      for (int i = cta.lane; i < L::table_entries; i += 32) table<L>(tables)[i] = cta.launch_table[(i64)tables * L::table_entries + i];
-      ptx::sync_warp();
-      tables++;
-    }
-    if (more && !ready) {
-      ready = next<Program, L>(cta, cursor, item, tables);
-      more = ready || cursor.instance < L::instances;
+    while (ptx::any(more && !ready)) {
+      while (tables < L::instances && ptx::any(more && cursor.instance + 1 >= tables)) {
+        for (int i = cta.lane; i < L::table_entries; i += 32) table<L>(cta, tables)[i] = cta.launch_table[(i64)tables * L::table_entries + i];
+        ptx::sync_warp();
+        tables++;
+      }
+      if (more && !ready) {
+        ready = next<Program, L>(cta, cursor, item, tables);
+        more = ready || cursor.instance < L::instances;
+      }
     }
     if (!ptx::any(more)) return;
     bool mine = ready && R::free(cursor.next);
-    if (!ptx::any(mine)) {
-      if (!ptx::any(more && !ready)) ptx::feeder_pause();
-      continue;
+    while (!ptx::any(mine)) {
+      ptx::feeder_pause();
+      mine = ready && R::free(cursor.next);
     }
     ptx::stream_expect(mine, R::full(cursor.next), item.bytes);
     ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
     ptx::stream_commit(mine, R::full(cursor.next));
-    if (!mine) continue;
-    cursor.next += u32(lanes<L>);
-    ready = false;
+    if (mine) cursor.next += u32(lanes<L>), ready = false;
   }
 }
 

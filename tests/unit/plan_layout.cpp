@@ -64,7 +64,7 @@ void checkShared(const Plan &p, const ir::Module &module) {
                  {"reads", l.reads, l.reads + stages * 4},
                  {"step", l.step, l.step + 16 + 17 * 4 + 16 * 4}, // page table, its stride, first tokens, contexts
                  {"table", l.table, l.table + p.table_entries * 8},
-                 {"feeder tables", l.feeder_tables, l.feeder_tables + 4 * p.table_entries * 8},
+                 {"feeder tables", l.feeder_tables, l.feeder_tables + 4 * p.feeders() * p.table_entries * 8},
                  {"owed", l.owed, l.owed + p.event_words * 4},
                  {"left", l.left, l.left + steps * 4},
                  {"attention units", l.attention_units, l.attention_units + p.warps * 13 * 4},

@@ -6,9 +6,9 @@ struct Launch {
   static constexpr int tokens = 8, warps = 12, threads = 384, team = 4, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 40, stage_bytes = 4608;
   static constexpr int ring_offset = 0, barriers_offset = 184320, units_offset = 184704, reads_offset = 184832, step_offset = 185088,
-      table_offset = 185344, feeder_tables_offset = 185440, owed_offset = 185824, left_offset = 185960,
-      pieces_offset = 197888, arrived_offset = 186880,
-      tile_offset = 187008, scratch_offset = 193152, operand_offset = 193280; // shared memory, 228608 bytes
+      table_offset = 185344, feeder_tables_offset = 185440, owed_offset = 186976, left_offset = 187112,
+      pieces_offset = 199040, arrived_offset = 188032,
+      tile_offset = 188160, scratch_offset = 194304, operand_offset = 194432; // shared memory, 229760 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 3,
       instance_counter = 3, owed_words = 1;
 };

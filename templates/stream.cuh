@@ -33,6 +33,9 @@ template <class L> struct Ring {
   /// Whether what lay in its stage before item n has been read.
   PHASEC_DEVICE static bool free(u32 n) { return ptx::load_shared_acquire(reads(n)) == n / L::stages; }
 
+  /// Whether that, or item n as well: attention fills items of its own and reads them, which no feeder may have looked at yet.
+  PHASEC_DEVICE static bool due(u32 n) { return i32(ptx::load_shared_acquire(reads(n)) - n / L::stages) >= 0; }
+
   /// One warp, before a barrier.
   PHASEC_DEVICE void open(const Cta &cta) {
     first = 0;
@@ -106,7 +109,8 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
   return false;
 }
 
-/// What a feeder does from the start of the launch to the end of the stream. One warp.
+/// What a feeder does from the start of the launch to the end of the stream. One warp. To look items up takes long, however few lanes
+/// do: so it is put off until nothing can be filled and a lane is late, or several have come together.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   using R = Ring<L>;
   int id = cta.lane * L::feeders + feeder<L>(cta);
@@ -115,27 +119,28 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   int tables = 0; // instances whose tables are there
   bool more = id < lanes<L>, ready = false;
   for (;;) {
-    while (ptx::any(more && !ready)) {
-      while (tables < L::instances && ptx::any(more && cursor.instance + 1 >= tables)) {
-        for (int i = cta.lane; i < L::table_entries; i += 32) table<L>(cta, tables)[i] = cta.launch_table[(i64)tables * L::table_entries + i];
-        ptx::sync_warp();
-        tables++;
-      }
-      if (more && !ready) {
-        ready = next<Program, L>(cta, cursor, item, tables);
-        more = ready || cursor.instance < L::instances;
-      }
-    }
-    if (!ptx::any(more)) return;
-    bool mine = ready && R::free(cursor.next);
-    while (!ptx::any(mine)) {
+    bool due = more && R::due(cursor.next), mine = due && ready;
+    if (ptx::any(mine)) {
+      ptx::stream_expect(mine, R::full(cursor.next), item.bytes);
+      ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
+      ptx::stream_commit(mine, R::full(cursor.next));
+      if (mine) cursor.next += u32(lanes<L>), ready = false;
+    } else if (!ptx::any(more && !ready && (due || cta.lane % 8 == 7))) {
+      if (!ptx::any(more)) return;
       ptx::feeder_pause();
-      mine = ready && R::free(cursor.next);
+    } else {
+      while (ptx::any(more && !ready)) {
+        while (tables < L::instances && ptx::any(more && cursor.instance + 1 >= tables)) {
+          for (int i = cta.lane; i < L::table_entries; i += 32) table<L>(cta, tables)[i] = cta.launch_table[(i64)tables * L::table_entries + i];
+          ptx::sync_warp();
+          tables++;
+        }
+        if (more && !ready) {
+          ready = next<Program, L>(cta, cursor, item, tables);
+          more = ready || cursor.instance < L::instances;
+        }
+      }
     }
-    ptx::stream_expect(mine, R::full(cursor.next), item.bytes);
-    ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
-    ptx::stream_commit(mine, R::full(cursor.next));
-    if (mine) cursor.next += u32(lanes<L>), ready = false;
   }
 }
 

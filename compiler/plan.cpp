@@ -197,7 +197,7 @@ private:
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
     int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) +
-                    kStepBytes + (1 + 4 * feedersOf(geometry.warps)) * tableBytes() + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
+                    kStepBytes + tableBytes() + feederTablesBytes(geometry) + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
     Need need;
@@ -222,6 +222,8 @@ private:
   /// templates/fold.cuh: two row tiles of each warp, and in teams those that its warps share.
   int64_t piecesBytes(const Geometry &geometry) const { return (geometry.team > 1 ? 1 + geometry.team : 2) * tileBytes(geometry); }
   int64_t arrivedBytes(const Geometry &geometry) const { return align((geometry.warps + geometry.team - 1) * 4, 128); }
+  /// Templates: stream::kTables a feeder.
+  int64_t feederTablesBytes(const Geometry &geometry) const { return 4 * feedersOf(geometry.warps) * tableBytes(); }
   int64_t tableBytes() const { return int64_t(plan_.table_entries) * 8; }
   /// Events do not exist yet: at most one before each step, or those that are written, with a slice per KV head or slot.
   int64_t owedBytes() const {
@@ -265,7 +267,7 @@ private:
     l.step = l.reads + readsBytes(geometry.stages);
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();
-    l.owed = l.feeder_tables + 4 * feedersOf(geometry.warps) * tableBytes(); // templates: stream::kTables a feeder
+    l.owed = l.feeder_tables + feederTablesBytes(geometry);
     l.left = l.owed + owedBytes();
     l.attention_units = l.left + leftBytes();
     l.arrived = align(l.attention_units + geometry.warps * kUnitBytes, 128);

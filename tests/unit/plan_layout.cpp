@@ -82,6 +82,7 @@ void checkShared(const Plan &p, const ir::Module &module) {
   REQUIRE(p.stream.stage_bytes % 16 == 0);
   REQUIRE(l.barriers % 8 == 0);
   REQUIRE(p.warps <= 31);
+  REQUIRE(stages <= 64); // the knob's range
   REQUIRE(l.step >= l.reads + 4 * stages); // a count for each
   REQUIRE(l.units % 8 == 0);
   REQUIRE(l.reads % 4 == 0);

@@ -6,6 +6,11 @@ using namespace runtimetest;
 
 namespace {
 
+const char *kMany = "many"; // so few segments an instance that the lanes of a feeder are in many
+const char *kManyText = "layer @many_layer {\n  dims hidden = 80, ffn = 40\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
+                        "  weight %w : bf16[2 * ffn, hidden]\n  weight %d : bf16[hidden, ffn]\n  %n = norm %x, %g\n  %u = fc1 %n, %w { act = silu }\n"
+                        "  %y = fc2 %u, %d, %x\n  return %y\n}\nstack @many { @many_layer * 24 }\n";
+
 struct Mutant {
   const char *file, *from, *to, *layer, *settings;
   int sim_ctas = 4;
@@ -53,7 +58,7 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}, {kMany, kManyText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
@@ -102,6 +107,8 @@ const Mutant kMutants[] = {
     {"gemv.cuh", "if (sums.copies) R::release(cta, item);", "R::release(cta, item);", "deep", "wo_split=2 warps=2 ring=4"},
     {"stream.cuh", "constexpr int lanes = L::stages < 32 * L::feeders ? L::stages : 32 * L::feeders;", "constexpr int lanes = L::stages;", "tiny_qwen35_27b", "ctas=1 ring=40", 4, "deadlock"},
     {"stream.cuh", "return i32(ptx::load_shared_acquire(reads(n)) - n / L::stages) >= 0;", "return free(n);", "tiny_llama31_8b", "ring=2", 4, "deadlock"},
+    {"stream.cuh", "(feeder<L>(cta) * kTables + instance % kTables)", "(instance % kTables)", "many", "math=fast warps=9 ring=40"},
+    {"stream.cuh", "enum : int { kTables = 4 };", "enum : int { kTables = 1 };", "many", "math=fast warps=9 ring=40"},
     {"stream.cuh", "int id = cta.lane * L::feeders + feeder<L>(cta);", "int id = cta.lane;", "deep", "math=fast warps=9"},
     {"stream.cuh", "for (int i = cta.lane; cta.warp == 0 && i < L::stages; i += 32) {", "for (int i = cta.lane; cta.warp == 0 && i < 32 && i < L::stages; i += 32) {", "tiny_qwen35_27b", "ctas=1 ring=40"},
     {"stream.cuh", "ptx::stream_wait(full(n), (n / L::stages) & 1u);", "", "deep", "wo_split=2"},
@@ -239,7 +246,7 @@ TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
     cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
   }
   cases.push_back({kChunks, parse(kChunksText), Setup{}, {{{1400, 700}, {1, 3}, 9, false}}});
-  for (const char *name : {kNormed, kStep, kRows, kChoose, kTeams, kApart, kUneven})
+  for (const char *name : {kNormed, kStep, kRows, kChoose, kTeams, kApart, kUneven, kMany})
     cases.push_back({name, parse(textOf(name)), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
   runCases(cases);
 }

@@ -19,6 +19,10 @@ int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 /// Templates: Ring, a count per stage.
 int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
+/// Bytes of the stream that a CTA may have under way, where few meet many waits: the kernels of a token that multiply in teams. What a
+/// CTA loads from L2 waits behind all of them. More tokens, and warps by themselves, were no faster (tests/bench/README.md).
+constexpr int64_t kWindowBytes = 74 << 10;
+
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
 int64_t queryBytes(const Attention &a, int64_t head_dim) {
   int64_t padded = ceilDiv(a.row_bytes, 64) * 64 * head_dim / a.row_bytes + 8;
@@ -259,6 +263,9 @@ private:
     plan_.team = geometry.team;
     plan_.stream.stages = geometry.stages;
     plan_.stream.stage_bytes = geometry.stage_bytes;
+    int64_t window = plan_.schedule.integer("window");
+    if (!window) window = geometry.team > 1 && plan_.tokens_max == 1 ? kWindowBytes / geometry.stage_bytes : geometry.stages;
+    plan_.stream.window = int(std::clamp<int64_t>(window, 1, geometry.stages));
     SharedLayout &l = plan_.shared;
     l.ring = 0;
     l.barriers = geometry.stages * geometry.stage_bytes;

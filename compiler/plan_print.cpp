@@ -294,6 +294,7 @@ std::string planJson(const Plan &plan, const ir::Module &module) {
     j.attributeObject("stream", [&] {
       j.attribute("stages", plan.stream.stages);
       j.attribute("stage_bytes", plan.stream.stage_bytes);
+      j.attribute("window", plan.stream.window);
     });
     j.attributeArray("instances", [&] {
       for (const Instance &i : plan.instances)
@@ -316,7 +317,9 @@ std::string planText(const Plan &plan, const ir::Module &module) {
   out << "  grid: " << (plan.ctas_pinned ? std::to_string(plan.ctas_pinned) + " CTAs (pinned)" : "one CTA per SM") << ", " << plan.warps
       << " warps" << (plan.team > 1 ? " in teams of " + std::to_string(plan.team) : "") << "; shared " << plan.shared.bytes << " bytes, workspace " << plan.workspace_bytes << " bytes; up to " << plan.tokens_max
       << " tokens\n";
-  out << "  stream: " << plan.stream.stages << " stages x " << plan.stream.stage_bytes << " bytes\n";
+  out << "  stream: " << plan.stream.stages << " stages x " << plan.stream.stage_bytes << " bytes";
+  if (plan.stream.window < plan.stream.stages) out << ", " << plan.stream.window << " under way at once";
+  out << "\n";
   if (plan.instances.size() > 1) out << "  " << plan.instances.size() << " instances, a grid event between two\n";
   for (const Body &b : plan.bodies) {
     out << "  layer @" << module.layers[b.layer].name << "\n";

@@ -83,7 +83,7 @@ private:
     out << "struct Launch {\n  using L = Launch;\n";
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", team = " << plan_.team << ", feeders = " << plan_.feeders()
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
-    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ";\n";
+    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ", window = " << plan_.stream.window << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
         << ", reads_offset = " << l.reads << ", step_offset = " << l.step
         << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", owed_offset = " << l.owed << ", left_offset = " << l.left << ",\n      pieces_offset = " << l.pieces << ", arrived_offset = " << l.arrived

@@ -16,7 +16,7 @@
 //@ config
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 4, warps = 4, threads = 128, team = 1, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096;
+  static constexpr int tokens = 4, warps = 4, threads = 128, team = 1, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096, window = 8;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, pieces_offset = 33664, arrived_offset = 35712;
   static constexpr int tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;

@@ -36,6 +36,7 @@ PHASEC_DEVICE void sync_workers(int threads) { asm volatile("bar.sync 1, %0;" ::
 PHASEC_DEVICE void sync_warp() { __syncwarp(); }
 PHASEC_DEVICE u32 shfl(u32 v, int source_lane) { return __shfl_sync(0xffffffffu, v, source_lane); }
 PHASEC_DEVICE bool any(bool v) { return __any_sync(0xffffffffu, v); }
+PHASEC_DEVICE u32 least(u32 v) { return __reduce_min_sync(0xffffffffu, v); }
 PHASEC_DEVICE u32 shfl_xor(u32 v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 
 // ---- bits -----------------------------------------------------------------------------------------------------------
@@ -309,6 +310,13 @@ PHASEC_DEVICE void mbar_wait(u64 *bar, u32 parity) {
 #endif
 }
 PHASEC_DEVICE void stream_wait(u64 *bar, u32 parity) { mbar_wait(bar, parity); }
+/// Whether it has completed.
+PHASEC_DEVICE bool mbar_test(u64 *bar, u32 parity) {
+  u32 completed;
+  asm volatile("{\n .reg .pred p;\n mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+               : "=r"(completed) : "r"(shared_address(bar)), "r"(parity) : "memory");
+  return completed != 0;
+}
 
 // ---- the byte stream --------------------------------------------------------------------------------------------------
 // One warp fills many stages at once: each lane that says `mine` opens a stage of its own with its bytes, copies them into

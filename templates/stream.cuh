@@ -36,6 +36,11 @@ template <class L> struct Ring {
   /// Whether that, or item n as well: attention fills items of its own and reads them, which no feeder may have looked at yet.
   PHASEC_DEVICE static bool due(u32 n) { return i32(ptx::load_shared_acquire(reads(n)) - n / L::stages) >= 0; }
 
+  /// Whether item n has landed: what the lane that filled its stage asks.
+  PHASEC_DEVICE static bool landed(u32 n) {
+    return ptx::peek_shared(reads(n)) != n / L::stages || ptx::mbar_test(full(n), n / L::stages % 2u);
+  }
+
   /// One warp, before a barrier.
   PHASEC_DEVICE void open(const Cta &cta) {
     first = 0;
@@ -110,7 +115,8 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
 }
 
 /// What a feeder does from the start of the launch to the end of the stream. One warp. To look items up takes long, however few lanes
-/// do: so it is put off until nothing can be filled and a lane is late, or several have come together.
+/// do: so it is put off until nothing can be filled and a lane is late, or several have come together. Where the window is less than the
+/// ring, no item is filled that is a window or more ahead of one of this feeder's that has not landed.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   using R = Ring<L>;
   int id = cta.lane * L::feeders + feeder<L>(cta);
@@ -118,13 +124,19 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   Item item{};
   int tables = 0; // instances whose tables are there
   bool more = id < lanes<L>, ready = false;
+  u32 last = ~0u; // the lane's item that has not landed, if there is one
   for (;;) {
-    bool due = more && R::due(cursor.next), mine = due && ready;
+    bool may = true;
+    if constexpr (L::window < L::stages) {
+      if (last != ~0u && R::landed(last)) last = ~0u;
+      may = cursor.next - ptx::least(last != ~0u ? last : ready ? cursor.next : ~0u) < u32(L::window);
+    }
+    bool due = more && R::due(cursor.next), mine = due && ready && may;
     if (ptx::any(mine)) {
       ptx::stream_expect(mine, R::full(cursor.next), item.bytes);
       ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
       ptx::stream_commit(mine, R::full(cursor.next));
-      if (mine) cursor.next += u32(lanes<L>), ready = false;
+      if (mine) last = cursor.next, cursor.next += u32(lanes<L>), ready = false;
     } else if (!ptx::any(more && !ready && (due || cta.lane % 8 == 7))) {
       if (!ptx::any(more)) return;
       ptx::feeder_pause();

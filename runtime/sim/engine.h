@@ -190,6 +190,7 @@ private:
   void barInit(unsigned long long *bar, int arrivals);
   void barArrive(unsigned long long *bar);
   void barWait(unsigned long long *bar, uint32_t parity, bool stream);
+  bool barTest(unsigned long long *bar, uint32_t parity);
   void streamExpect(unsigned long long *bar, uint32_t bytes);
   void streamCopy(void *to, const void *from, uint32_t bytes, unsigned long long *bar);
   void streamCommit(unsigned long long *bar);

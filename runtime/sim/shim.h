@@ -11,7 +11,7 @@
 
 namespace phasec_sim {
 
-inline constexpr unsigned kAbi = 3;
+inline constexpr unsigned kAbi = 4;
 
 /// Who the running fiber is.
 struct Self {
@@ -44,6 +44,7 @@ struct Api {
   void (*mbar_init)(void *engine, unsigned long long *bar, int arrivals);
   void (*mbar_arrive)(void *engine, unsigned long long *bar);
   void (*mbar_wait)(void *engine, unsigned long long *bar, unsigned parity, bool stream);
+  bool (*mbar_test)(void *engine, unsigned long long *bar, unsigned parity);
   void (*stream_expect)(void *engine, unsigned long long *bar, unsigned bytes);
   void (*stream_copy)(void *engine, void *to, const void *from, unsigned bytes, unsigned long long *bar);
   void (*stream_commit)(void *engine, unsigned long long *bar);
@@ -147,6 +148,17 @@ inline u32 turn_acq_rel(u32 *counter, u32 last) {
   return old;
 }
 inline u32 add_shared(u32 *counter, u32 n) { return phasec_sim_api.add_shared(phasec_sim_api.engine, counter, n); }
+inline u32 least(u32 v) {
+  struct Lane {
+    u32 v;
+  } mine{v};
+  phasec_sim_api.together(phasec_sim_api.engine, "least", [](void *const *lanes) {
+    u32 all = ~0u;
+    for (int l = 0; l < 32; l++) all = static_cast<Lane *>(lanes[l])->v < all ? static_cast<Lane *>(lanes[l])->v : all;
+    for (int l = 0; l < 32; l++) static_cast<Lane *>(lanes[l])->v = all;
+  }, &mine);
+  return mine.v;
+}
 inline u32 peek_shared(const u32 *counter) { return *static_cast<const volatile u32 *>(counter); }
 inline u32 load_shared_acquire(const u32 *counter) { return phasec_sim_api.load_shared_acquire(phasec_sim_api.engine, counter); }
 /// The tag is a counter to the engine, so that who waits for it is woken; the float is there before it.
@@ -175,6 +187,7 @@ inline void mbar_init(u64 *bar, int arrivals) { phasec_sim_api.mbar_init(phasec_
 inline void mbar_init_fence() {}
 inline void mbar_arrive(u64 *bar) { phasec_sim_api.mbar_arrive(phasec_sim_api.engine, bar); }
 inline void mbar_wait(u64 *bar, u32 parity) { phasec_sim_api.mbar_wait(phasec_sim_api.engine, bar, parity, false); }
+inline bool mbar_test(u64 *bar, u32 parity) { return phasec_sim_api.mbar_test(phasec_sim_api.engine, bar, parity); }
 inline void stream_wait(u64 *bar, u32 parity) { phasec_sim_api.mbar_wait(phasec_sim_api.engine, bar, parity, true); }
 
 /// The sim has the bulk copies of sm_90 for every target: the lane issues, the bytes complete the phase. The warp meets in

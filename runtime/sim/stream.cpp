@@ -85,6 +85,11 @@ void Engine::barWait(unsigned long long *bar, uint32_t parity, bool stream) {
   while (barrierAt(bar, "mbar_wait").phase == (parity & 1u)) watch(fiber, Wait::Barrier, bar, parity & 1u);
 }
 
+bool Engine::barTest(unsigned long long *bar, uint32_t parity) {
+  maybeYield();
+  return barrierAt(bar, "mbar_test").phase != (parity & 1u);
+}
+
 void Engine::streamExpect(unsigned long long *bar, uint32_t bytes) {
   Fiber &fiber = running();
   Barrier b = barrierAt(bar, "stream_expect");
@@ -122,6 +127,7 @@ void Engine::streamCopy(void *to, const void *from, uint32_t bytes, unsigned lon
   memset(to, 0xff, bytes);
   copies_.push_back(Copy{warp.cta, static_cast<unsigned char *>(to), from, bytes, bar});
   warp.cta->copies++;
+  counters_.stream_under_way = std::max(counters_.stream_under_way, uint64_t(warp.cta->copies));
   counters_.stream_copies++;
   counters_.stream_bytes += bytes;
   progress();

@@ -198,6 +198,7 @@ struct ApiTable {
     api.mbar_init = [](void *e, u64 *bar, int arrivals) { of(e).barInit(bar, arrivals); };
     api.mbar_arrive = [](void *e, u64 *bar) { of(e).barArrive(bar); };
     api.mbar_wait = [](void *e, u64 *bar, u32 parity, bool stream) { of(e).barWait(bar, parity, stream); };
+    api.mbar_test = [](void *e, u64 *bar, u32 parity) { return of(e).barTest(bar, parity); };
     api.stream_expect = [](void *e, u64 *bar, u32 bytes) { of(e).streamExpect(bar, bytes); };
     api.stream_copy = [](void *e, void *to, const void *from, u32 bytes, u64 *bar) {
       of(e).streamCopy(to, from, bytes, bar);

@@ -208,6 +208,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
     sync_warp();
   }
   mbar_wait(bar + 1, 0);
+  if (mbar_test(bar + 1, least(u32(lane())))) g[1] = 1;
   float v = f[thread()];
   v = ptx::fma(v, ptx::sqrt(v), ptx::div(v, 3.0f)) + butterfly_sum(v) + butterfly_max(v);
   v += from_bits(shfl(bits(v), 3)) + from_bits(shfl_xor(bits(v), 5));

@@ -105,9 +105,9 @@ TEST_CASE("sim fast: every tiny layer is within its bound, over splits, tokens, 
   runCases(casesOf(examples(true), {"wo_split=1", "wo_split=16", "wo_split=2 handoff=events"}, coveringSteps()));
 }
 
-TEST_CASE("sim fast: slots that begin inside a granule, partitions, warps and rings") {
+TEST_CASE("sim fast: slots that begin inside a granule, partitions, warps, rings and windows") {
   std::vector<Feed> steps = {{{65, 3}, {2, 3}, 21, true}};
-  runCases(casesOf({"tiny_qwen35_27b"}, {"wo_split=2 partition=2d", "wo_split=4 warps=3", "wo_split=8 partition=2d ctas=33", "wo_split=32 ring=3 warps=8"}, steps));
+  runCases(casesOf({"tiny_qwen35_27b"}, {"wo_split=2 partition=2d", "wo_split=4 warps=3", "wo_split=8 partition=2d ctas=33", "wo_split=32 ring=3 warps=8 window=2", "wo_split=1 ring=20 warps=9 window=1"}, steps));
   runCases(casesOf({"tiny_wo_harness"}, {"wo_split=2 partition=seed", "wo_split=4 partition=2d", "wo_split=8 partition=wide"}, steps));
 }
 

@@ -107,6 +107,7 @@ const Mutant kMutants[] = {
     {"gemv.cuh", "if (sums.copies) R::release(cta, item);", "R::release(cta, item);", "deep", "wo_split=2 warps=2 ring=4"},
     {"stream.cuh", "constexpr int lanes = L::stages < 32 * L::feeders ? L::stages : 32 * L::feeders;", "constexpr int lanes = L::stages;", "tiny_qwen35_27b", "ctas=1 ring=40", 4, "deadlock"},
     {"stream.cuh", "return i32(ptx::load_shared_acquire(reads(n)) - n / L::stages) >= 0;", "return free(n);", "tiny_llama31_8b", "ring=2", 4, "deadlock"},
+    {"stream.cuh", "if (last != ~0u && R::landed(last)) last = ~0u;", "", "tiny_qwen35_27b", "ring=8 window=3", 4, "deadlock"},
     {"stream.cuh", "(feeder<L>(cta) * kTables + instance % kTables)", "(instance % kTables)", "many", "math=fast warps=9 ring=40"},
     {"stream.cuh", "enum : int { kTables = 4 };", "enum : int { kTables = 1 };", "many", "math=fast warps=9 ring=40"},
     {"stream.cuh", "int id = cta.lane * L::feeders + feeder<L>(cta);", "int id = cta.lane;", "deep", "math=fast warps=9"},

@@ -10,7 +10,7 @@ namespace {
 /// and sum each.
 const char *kRing = R"(
 struct L {
-  static constexpr int warps = 4, threads = 128, feeders = 1, stages = 5, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
+  static constexpr int warps = 4, threads = 128, feeders = 1, stages = 5, window = 5, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
   static constexpr int barriers_offset = 0, reads_offset = 512, feeder_tables_offset = 640, ring_offset = 1024;
 };
 struct Program {
@@ -71,9 +71,10 @@ std::vector<uint32_t> ringExpected(const std::vector<uint32_t> &data, int blocks
 }
 
 /// The ring's source, with one thing in stream.cuh changed.
-std::string ringSource(const std::string &from = "", const std::string &to = "", int feeders = 1) {
+std::string ringSource(const std::string &from = "", const std::string &to = "", int feeders = 1, int window = 5) {
   std::string stream = withIncludes("stream.cuh"), ring = kRing;
   ring.replace(ring.find("feeders = 1"), 11, "feeders = " + std::to_string(feeders));
+  ring.replace(ring.find("window = 5"), 10, "window = " + std::to_string(window));
   ring.replace(ring.find("(160)"), 5, "(" + std::to_string(128 + 32 * feeders) + ")");
   if (!from.empty()) {
     size_t at = stream.find(from);
@@ -144,6 +145,29 @@ TEST_CASE("sim: feeders deliver every byte, under every seed, and are counted") 
       CHECK(ran.counters.stream_waits == uint64_t(blocks));
     }
   }
+}
+
+TEST_CASE("sim: no more stages are under way than the window has, and every byte still comes") {
+  constexpr int kBlocks = 37;
+  auto expected = ringExpected(ringData(kBlocks), kBlocks);
+  auto most = [&](const std::string &source, int feeders) {
+    uint64_t n = 0;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+      Ran ran = runRing(source, seed, kBlocks, nullptr, feeders);
+      REQUIRE_MESSAGE(ran.status.ok(), ran.status.text());
+      REQUIRE(ran.sums == expected);
+      n = std::max(n, ran.counters.stream_under_way);
+    }
+    return n;
+  };
+  for (int window : {1, 2, 3, 4}) CHECK(most(ringSource("", "", 1, window), 1) == uint64_t(window));
+  CHECK(most(ringSource(), 1) == 5);
+  CHECK(most(ringSource("", "", 3, 1), 3) == 3); // each feeder has one of its own
+  CHECK(most(ringSource("< u32(L::window)", "<= u32(L::window)", 1, 2), 1) == 3);
+  CHECK(most(ringSource("last != ~0u && R::landed(last)", "last != ~0u", 1, 2), 1) > 2);
+  // One that never sees its items land stands still.
+  Ran stuck = runRing(ringSource("last != ~0u && R::landed(last)", "false", 1, 2), 1, kBlocks);
+  CHECK_MESSAGE(contains(stuck.status.text(), "deadlock"), stuck.status.text());
 }
 
 TEST_CASE("sim: every host compiler makes an object with the same results") {

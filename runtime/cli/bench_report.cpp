@@ -1,5 +1,6 @@
 // bench_report.cpp: what was measured, as JSON (`phasec.bench/1`), CSV and a table. Ratios stand beside every time.
 #include "runtime/cli/bench.h"
+#include "runtime/cli/entries.h"
 
 #include "llvm/Support/Format.h"
 
@@ -281,7 +282,9 @@ std::string benchTable(const BenchReport &report, const BenchOptions &options) {
       else out << "      -  ";
     }
     out << checkText(row)
-        << (row.gate && row.gate->instances < row.instances ? " (one instance)" : "") << (row.cold ? "" : ", warm L2") << "\n";
+        << (row.gate && row.gate->instances < row.instances ? " (one instance)" : "") << (row.cold ? "" : ", warm L2");
+    if (int64_t spills = resourceFigure(row.resources, "spill_store_bytes") + resourceFigure(row.resources, "spill_load_bytes")) out << ", " << spills << " B of spills";
+    out << (resourceFigure(row.resources, "serialized_mma") ? ", wgmma serialised" : "") << "\n";
   }
   for (const Peer &peer : report.peers)
     if (!peer.problem.empty()) out << "  " << peer.name << ": " << peer.problem << "\n";

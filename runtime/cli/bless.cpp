@@ -79,21 +79,10 @@ Result<BlessRequest> parseRequest(const std::vector<std::string> &files, const S
 /// What a row of the file takes of the machine, against the budgets.
 Blessed measured(const BlessJob &job, EntryInfo info, std::vector<std::string> &findings) {
   Blessed b{&job, std::move(info), 0, 0, job.shared_bytes, 0};
-  auto root = llvm::json::parse(b.info.resources);
-  if (!root)
-    llvm::consumeError(root.takeError());
-  else if (const llvm::json::Object *object = root->getAsObject())
-    if (const llvm::json::Array *kernels = object->getArray("kernels"))
-      for (const llvm::json::Value &value : *kernels)
-        if (const llvm::json::Object *kernel = value.getAsObject()) {
-          auto figure = [&](const char *name) {
-            auto number = kernel->getInteger(name);
-            return number ? int64_t(*number) : 0;
-          };
-          b.registers = std::max<int64_t>(b.registers, figure("registers"));
-          b.spill_bytes = std::max<int64_t>(b.spill_bytes, figure("spill_store_bytes") + figure("spill_load_bytes"));
-          b.shared_bytes = std::max<int64_t>(b.shared_bytes, job.shared_bytes + figure("shared_bytes"));
-        }
+  auto figure = [&](const char *name) { return resourceFigure(b.info.resources, name); };
+  b.registers = figure("registers");
+  b.spill_bytes = figure("spill_store_bytes") + figure("spill_load_bytes");
+  b.shared_bytes = job.shared_bytes + figure("shared_bytes");
   auto hold = [&](int64_t value, int64_t budget, const char *what) {
     if (budget >= 0 && value > budget)
       findings.push_back("@" + b.info.layer + " " + job.what() + " " + job.key().text() + " takes " +

@@ -106,6 +106,17 @@ void writeSections(llvm::json::OStream &json, const std::vector<Section> &sectio
   });
 }
 
+int64_t resourceFigure(const std::string &resources, const char *name) {
+  auto root = llvm::json::parse(resources);
+  if (!root) return llvm::consumeError(root.takeError()), 0;
+  const llvm::json::Object *object = root->getAsObject();
+  const llvm::json::Array *kernels = object ? object->getArray("kernels") : nullptr;
+  int64_t most = 0;
+  for (size_t i = 0; kernels && i < kernels->size(); i++)
+    if (const llvm::json::Object *kernel = (*kernels)[i].getAsObject()) most = std::max(most, int64_t(kernel->getInteger(name).getValueOr(0)));
+  return most;
+}
+
 std::string lineDiff(const std::string &a, const std::string &b, size_t lines_max) {
   llvm::SmallVector<llvm::StringRef, 0> x, y;
   llvm::StringRef(a).split(x, '\n');

@@ -25,6 +25,9 @@ void writeEntry(llvm::json::OStream &json, const EntryInfo &info);
 void printSections(llvm::raw_ostream &out, const std::vector<Section> &sections);
 void writeSections(llvm::json::OStream &json, const std::vector<Section> &sections);
 
+/// The largest figure of that name among the kernels of a `phasec.resources/1` document; 0 where it has none.
+int64_t resourceFigure(const std::string &resources, const char *name);
+
 /// Lines that differ, with two lines around them and marks as `diff -u` has; at most `lines_max` lines.
 std::string lineDiff(const std::string &a, const std::string &b, size_t lines_max);
 

@@ -59,12 +59,13 @@ std::string compileOne(const Job &job) {
   if (!compiled.ok()) return what + compiled.status().text();
   std::string wrong;
   if (compiled->cubin.size() < 4096) wrong += " cubin of " + std::to_string(compiled->cubin.size()) + " bytes;";
-  if (contains(compiled->log, "warning") || contains(compiled->log, "serialized")) wrong += " " + compiled->log; // wgmma, one after the other
+  if (contains(compiled->log, "warning")) wrong += " " + compiled->log;
   bool found = false;
   for (const KernelResources &k : compiled->resources) {
     if (k.kernel != kKernelName) continue;
     found = true;
     const Resources &r = k.resources;
+    if (r.serialized_mma) wrong += " " + compiled->log;
     if (r.spill_store_bytes || r.spill_load_bytes || r.local_bytes)
       wrong += " spills " + std::to_string(r.spill_store_bytes) + "/" + std::to_string(r.spill_load_bytes) + ", local " + std::to_string(r.local_bytes) + " bytes;";
     if (r.registers * p->threads() > 65536) wrong += " " + std::to_string(r.registers) + " registers do not fit;";

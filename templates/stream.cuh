@@ -129,7 +129,8 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
     bool may = true;
     if constexpr (L::window < L::stages) {
       if (last != ~0u && R::landed(last)) last = ~0u;
-      may = cursor.next - ptx::least(last != ~0u ? last : ready ? cursor.next : ~0u) < u32(L::window);
+      u32 oldest = ptx::least(last != ~0u ? last : ready ? cursor.next : ~0u);
+      may = last == ~0u && cursor.next - oldest < u32(L::window);
     }
     bool due = more && R::due(cursor.next), mine = due && ready && may;
     if (ptx::any(mine)) {

@@ -19,8 +19,8 @@ int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 /// Templates: Ring, a count per stage.
 int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
-/// Bytes of the stream that a CTA may have under way, where few meet many waits: the kernels of a token that multiply in teams. What a
-/// CTA loads from L2 waits behind all of them. More tokens, and warps by themselves, were no faster (tests/bench/README.md).
+/// Bytes of the stream that a CTA may have under way in kernels that multiply in teams for one token: what a CTA loads from L2 waits behind
+/// all of them. Warps by themselves were no faster with it, and teams with more tokens were not measured (tests/bench/README.md).
 constexpr int64_t kWindowBytes = 74 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.

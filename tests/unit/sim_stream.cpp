@@ -11,7 +11,7 @@ namespace {
 const char *kRing = R"(
 struct L {
   static constexpr int warps = 4, threads = 128, feeders = 1, stages = 5, window = 5, stage_bytes = 512, instances = 1, table_entries = 2, first_step = 0;
-  static constexpr int barriers_offset = 0, reads_offset = 512, feeder_tables_offset = 640, ring_offset = 1024;
+  static constexpr int barriers_offset = 0, reads_offset = 512, feeder_tables_offset = 768, ring_offset = 1024;
 };
 struct Program {
   static int calls(int) { return 1; }
@@ -71,9 +71,10 @@ std::vector<uint32_t> ringExpected(const std::vector<uint32_t> &data, int blocks
 }
 
 /// The ring's source, with one thing in stream.cuh changed.
-std::string ringSource(const std::string &from = "", const std::string &to = "", int feeders = 1, int window = 5) {
+std::string ringSource(const std::string &from = "", const std::string &to = "", int feeders = 1, int window = 5, int stages = 5) {
   std::string stream = withIncludes("stream.cuh"), ring = kRing;
   ring.replace(ring.find("feeders = 1"), 11, "feeders = " + std::to_string(feeders));
+  ring.replace(ring.find("stages = 5"), 10, "stages = " + std::to_string(stages));
   ring.replace(ring.find("window = 5"), 10, "window = " + std::to_string(window));
   ring.replace(ring.find("(160)"), 5, "(" + std::to_string(128 + 32 * feeders) + ")");
   if (!from.empty()) {
@@ -90,14 +91,14 @@ struct Ran {
   LaunchCounters counters;
 };
 
-Ran runRing(const std::string &source, uint64_t seed, int blocks, const std::vector<uint8_t> *image = nullptr, int feeders = 1) {
+Ran runRing(const std::string &source, uint64_t seed, int blocks, const std::vector<uint8_t> *image = nullptr, int feeders = 1, int stages = 5) {
   Bench bench(image ? *image : compiledSource(source), seed);
   struct {
     void *table, *workspace;
     int call_begin, call_end;
   } args{nullptr, bench.put(std::vector<uint32_t>(size_t(blocks) * 32)), 0, 2};
   args.table = bench.put(std::vector<uint64_t>{uint64_t(bench.put(ringData(blocks))), uint64_t(blocks)});
-  Status status = bench.launch(2, 128 + 32 * unsigned(feeders), 1024 + 5 * 512, args);
+  Status status = bench.launch(2, 128 + 32 * unsigned(feeders), 1024 + 512 * stages, args);
   return {status, bench.get<uint32_t>(args.workspace, size_t(blocks) * 32), bench.device->counters()};
 }
 
@@ -148,12 +149,12 @@ TEST_CASE("sim: feeders deliver every byte, under every seed, and are counted") 
 }
 
 TEST_CASE("sim: no more stages are under way than the window has, and every byte still comes") {
-  constexpr int kBlocks = 37;
+  constexpr int kBlocks = 240;
   auto expected = ringExpected(ringData(kBlocks), kBlocks);
-  auto most = [&](const std::string &source, int feeders) {
+  auto most = [&](const std::string &source, int feeders, int stages = 5) {
     uint64_t n = 0;
     for (uint64_t seed = 1; seed <= 20; seed++) {
-      Ran ran = runRing(source, seed, kBlocks, nullptr, feeders);
+      Ran ran = runRing(source, seed, kBlocks, nullptr, feeders, stages);
       REQUIRE_MESSAGE(ran.status.ok(), ran.status.text());
       REQUIRE(ran.sums == expected);
       n = std::max(n, ran.counters.stream_under_way);
@@ -163,6 +164,9 @@ TEST_CASE("sim: no more stages are under way than the window has, and every byte
   for (int window : {1, 2, 3, 4}) CHECK(most(ringSource("", "", 1, window), 1) == uint64_t(window));
   CHECK(most(ringSource(), 1) == 5);
   CHECK(most(ringSource("", "", 3, 1), 3) == 3); // each feeder has one of its own
+  // A feeder has 32 lanes: in a longer ring a lane comes round before its last item has landed.
+  CHECK(most(ringSource("", "", 1, 36, 40), 1, 40) <= 36);
+  CHECK(most(ringSource("may = last == ~0u && ", "may = ", 1, 36, 40), 1, 40) > 36);
   CHECK(most(ringSource("< u32(L::window)", "<= u32(L::window)", 1, 2), 1) == 3);
   CHECK(most(ringSource("last != ~0u && R::landed(last)", "last != ~0u", 1, 2), 1) > 2);
   // One that never sees its items land stands still.

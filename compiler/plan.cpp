@@ -19,9 +19,9 @@ int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 /// Templates: Ring, a count per stage.
 int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
-/// Bytes of the stream that a CTA may have under way in kernels that multiply in teams for one token: what a CTA loads from L2 waits behind
-/// all of them. Warps by themselves were no faster with it, and teams with more tokens were not measured (tests/bench/README.md).
-constexpr int64_t kWindowBytes = 74 << 10;
+/// Bytes of the stream that a CTA may have under way in kernels for one token: what a CTA loads from L2 waits behind all of them. Teams,
+/// and warps that multiply by themselves. With more tokens a limit gained nothing (tests/bench/README.md).
+constexpr int64_t kTeamWindowBytes = 74 << 10, kWarpWindowBytes = 108 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
 int64_t queryBytes(const Attention &a, int64_t head_dim) {
@@ -264,7 +264,8 @@ private:
     plan_.stream.stages = geometry.stages;
     plan_.stream.stage_bytes = geometry.stage_bytes;
     int64_t window = plan_.schedule.integer("window");
-    if (!window) window = geometry.team > 1 && plan_.tokens_max == 1 ? kWindowBytes / geometry.stage_bytes : geometry.stages;
+    bool limits = plan_.schedule.word("math") == "fast" && plan_.tokens_max == 1;
+    if (!window) window = limits ? (geometry.team > 1 ? kTeamWindowBytes : kWarpWindowBytes) / geometry.stage_bytes : geometry.stages;
     plan_.stream.window = int(std::clamp<int64_t>(window, 1, geometry.stages));
     SharedLayout &l = plan_.shared;
     l.ring = 0;

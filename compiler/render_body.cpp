@@ -74,7 +74,7 @@ std::string BodyText::appendRows(const Step &s) const {
 }
 
 void BodyText::delay(llvm::raw_ostream &out, int call_index) const {
-  if (int64_t most = plan_.schedule.integer("delay")) out << "      launch::delay<" << most << ">(cta, call + " << call_index << ");\n";
+  if (int64_t most = plan_.schedule.integer("delay")) out << "      launch::delay<Launch, " << most << ">(cta, call + " << call_index << ");\n";
 }
 
 /// Attention arrives at once, a GEMV's row tiles owe their arrivals until the step ends.

@@ -182,7 +182,7 @@ private:
     for (size_t b = 0; b < plan_.bodies.size(); b++) {
       auto occurrences = std::count_if(plan_.instances.begin(), plan_.instances.end(), [&](const Instance &i) { return i.body == int(b); });
       if (many) out << "    if (instance_table[instance][0] == " << b << ") {\n  ";
-      out << "    cta.round = cta.epoch * " << occurrences << "u + u32(" << (many ? "instance_table[instance][1]" : "instance") << ");\n";
+      out << "    cta.round = sequences::arrays<Launch>()->epoch * " << occurrences << "u + u32(" << (many ? "instance_table[instance][1]" : "instance") << ");\n";
       out << (many ? "      " : "    ") << "body" << b << "(cta, ring, calls_begin(instance));\n";
       if (many) out << "    }\n";
     }

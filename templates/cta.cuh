@@ -21,8 +21,7 @@ struct Cta {
   u8 *workspace;
   int cta, warp, lane;
   int tokens;              ///< of this step
-  u32 epoch;               ///< launches this workspace has completed
-  u32 round;               ///< epoch * occurrences of this body + its occurrence: what events count in
+  u32 round;               ///< launches this workspace has completed * occurrences of this body + its occurrence: what events count in
   i32 call_begin, call_end;
 
   PHASEC_DEVICE u32 *counters() const { return (u32 *)workspace; }

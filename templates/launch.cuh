@@ -24,6 +24,7 @@ template <class L> PHASEC_DEVICE void load_arrays(const Cta &cta) {
     if (i < count) to->context[i] = context[i];
   }
   if (i == 0) {
+    to->epoch = cta.counters()[kCounterEpoch];
     to->count = count;
     to->pages = (const i32 *)cta.launch_table[3];
     to->page_stride = (i64)cta.launch_table[4];
@@ -39,7 +40,6 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.warp = ptx::warp();
   cta.lane = ptx::lane();
   cta.tokens = sequences::step_counts<L>(cta)[0];
-  cta.epoch = cta.counters()[kCounterEpoch];
   cta.round = 0;
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
@@ -84,7 +84,7 @@ template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &ct
   load_table<L>(cta.launch_table + (i64)(instance + 1) * L::table_entries);
   if (ptx::thread() == 0) {
     if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
-    u32 before = cta.epoch * u32(Program::arrivals(L::instances - 1));
+    u32 before = sequences::arrays<L>()->epoch * u32(Program::arrivals(L::instances - 1));
     if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(instance)));
   }
   ptx::sync_workers(L::threads);
@@ -92,8 +92,8 @@ template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &ct
 
 /// A test's: the CTA stands still for up to Max microseconds, for another time in each CTA, call and launch, so that orders come
 /// about that are rare by themselves.
-template <int Max> PHASEC_DEVICE void delay(const Cta &cta, int call) {
-  u32 x = (u32(cta.cta) + 1u) * 2654435761u ^ (cta.epoch * 40503u + u32(call)) * 2246822519u;
+template <class L, int Max> PHASEC_DEVICE void delay(const Cta &cta, int call) {
+  u32 x = (u32(cta.cta) + 1u) * 2654435761u ^ (sequences::arrays<L>()->epoch * 40503u + u32(call)) * 2246822519u;
   x = (x ^ x >> 15) * 2654435769u;
   ptx::pause(((x ^ x >> 13) & 1023u) * (Max * 1000 / 1024 + 1));
 }
@@ -109,7 +109,7 @@ template <class L> PHASEC_DEVICE void close(const Cta &cta) {
   if (ptx::thread() != 0 || cta.call_end < L::calls) return;
   if (ptx::add_acq_rel(cta.counters() + kCounterExit, 1u) == u32(L::ctas > 0 ? L::ctas : ptx::ctas()) - 1u) {
     ptx::store_relaxed(cta.counters() + kCounterExit, 0u);
-    ptx::store_relaxed(cta.counters() + kCounterEpoch, cta.epoch + 1u);
+    ptx::store_relaxed(cta.counters() + kCounterEpoch, sequences::arrays<L>()->epoch + 1u);
   }
 }
 

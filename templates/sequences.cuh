@@ -6,10 +6,11 @@ namespace sequences {
 
 /// Rows and sequences of this step, as the host gives them.
 template <class L> PHASEC_DEVICE const i32 *step_counts(const Cta &cta) { return (const i32 *)cta.launch_table[L::step_counts]; }
-/// What this step's sequences are, as launch::open copies it into shared memory; S::step_offset says where.
+/// What this step is, as launch::open copies it into shared memory; S::step_offset says where.
 struct StepArrays {
   const i32 *pages;
   i64 page_stride; ///< pages of a sequence
+  u32 epoch;       ///< launches that this workspace has completed
   i32 count;
   i32 first[17], context[16];
 };

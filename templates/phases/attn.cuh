@@ -22,10 +22,12 @@ struct Unit {
   int pairs;               ///< of the tile
   bool found;
 };
+static_assert(sizeof(Unit) == 64, "the planner has so many bytes for it");
 
-/// The warp's last unit in shared memory: what it needs now and then is not kept in registers beside its rows' sums, and the
+/// A warp's last unit in shared memory: what it needs now and then is not kept in registers beside its rows' sums, and the
 /// next instance's may be the same.
-template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return ((Unit *)(ptx::shared_base() + H::units_shared_offset))[cta.warp]; }
+template <class H> PHASEC_DEVICE Unit &shared_unit(int warp) { return ((Unit *)(ptx::shared_base() + H::units_shared_offset))[warp]; }
+template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return shared_unit<H>(cta.warp); }
 
 } // namespace attn
 
@@ -132,23 +134,37 @@ template <class H> struct CachedRows {
   }
   /// The number of item i of the warp.
   PHASEC_DEVICE u32 number(const Cta &cta, int i) const { return first + u32(i / 2 * 2 * shared_unit<H>(cta).warps + i % 2); }
-  /// Fills the stages of K and V of every block where both are free, and waits for those of the first `needed` items. One
-  /// warp, a lane a row's address, which is looked up once for both.
+  /// Fills the stages of K and V of every block where both are free, and waits for those of the first `needed` items. One warp.
   PHASEC_DEVICE void fill(const Cta &cta, int needed) {
     using R = Ring<typename H::L>;
-    const Unit &u = shared_unit<H>(cta);
     while (filled < items) {
       u32 n = number(cta, filled);
       if (filled < needed) R::wait_free(cta, n), R::wait_free(cta, n + 1);
       else if (!ptx::any(R::free(n) && R::free(n + 1))) return;
-      int row = u.row_begin + filled / 2 * H::block_rows + cta.lane, last = u.row_end - 1;
-      int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
-      sequences::Rows<typename H::S> at(cta.table, u.sequence, u.head);
-      i64 offset = at.offset(row < last ? row : last);
-      ptx::gather_rows<H::block_rows, H::row_bytes, H::row_stride>(offset, rows, (const u8 *)cta.table[H::S::cache_k], R::stage(n), R::full(n),
-                                                                   (const u8 *)cta.table[H::S::cache_v], R::stage(n + 1), R::full(n + 1));
+      copy(cta, shared_unit<H>(cta), filled / 2, n);
       filled += 2;
     }
+  }
+  /// Fills the first block of warps first, first + step, ... of a unit, whose first item has the number `unit_first`. One warp.
+  PHASEC_DEVICE static void fill_firsts(const Cta &cta, u32 unit_first, int first, int step) {
+    using R = Ring<typename H::L>;
+#pragma unroll 1
+    for (int w = first; w < shared_unit<H>(cta).warps; w += step) {
+      u32 n = unit_first + 2u * u32(w);
+      if (cached_blocks<H>(shared_unit<H>(w)) == 0) continue;
+      R::wait_free(cta, n), R::wait_free(cta, n + 1);
+      copy(cta, shared_unit<H>(w), 0, n);
+    }
+  }
+  /// A block of a warp's rows into the stages of items n and n + 1. A lane a row's address, which is looked up once for both.
+  PHASEC_DEVICE static void copy(const Cta &cta, const Unit &u, int block, u32 n) {
+    using R = Ring<typename H::L>;
+    int row = u.row_begin + block * H::block_rows + cta.lane, last = u.row_end - 1;
+    int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
+    sequences::Rows<typename H::S> at(cta.table, u.sequence, u.head);
+    i64 offset = at.offset(row < last ? row : last);
+    ptx::gather_rows<H::block_rows, H::row_bytes, H::row_stride>(offset, rows, (const u8 *)cta.table[H::S::cache_k], R::stage(n), R::full(n),
+                                                                 (const u8 *)cta.table[H::S::cache_v], R::stage(n + 1), R::full(n + 1));
   }
   /// Items behind the warp's last: nothing comes, nothing is read, and their stages move on. One warp.
   PHASEC_DEVICE void pass(const Cta &cta, const Unit &u) const {
@@ -174,6 +190,12 @@ template <class H> struct States {
   PHASEC_DEVICE static float *of(const Cta &cta, int i) { return (float *)(ptx::shared_base() + H::states_offset) + i * H::state_floats; }
 };
 
+/// Whether heads are finished here from sums that are waited for one by one, instead of behind an event.
+template <class H> static constexpr bool finishes_words() {
+  if constexpr (present<typename H::Heads>) return tagged_values<typename H::Heads::Raw> > 0;
+  else return false;
+}
+
 /// The query of a pair of the tile, rounded to bf16: from a value of the layer, or finished here from the raw sums of qkv. One
 /// warp.
 template <class H> PHASEC_DEVICE heads::Head<H> query(const Cta &cta, const Unit &u, int p) {
@@ -198,7 +220,7 @@ template <class H> PHASEC_DEVICE void stage_fresh(const Cta &cta, const Unit &u,
   if constexpr (present<typename H::Heads>) {
     using Q = typename H::Heads;
     using Row = typename H::Row;
-    for (int job = (cta.warp + H::warps - kPairs % H::warps) % H::warps; job < 2 * u.tokens; job += H::warps) { // the first warps have the queries
+    for (int job = (cta.warp + H::warps - u.pairs % H::warps) % H::warps; job < 2 * u.tokens; job += H::warps) { // the first warps have the queries
       int v = job >= u.tokens, t = job - v * u.tokens;
       auto h = heads::finished<Q>(cta, u.first_token + t, (v ? heads::Rows<Q>::v0 : heads::Rows<Q>::k0) + u.head, u.context + t);
       float scale = heads::kv_scale<Q>(cta, v);
@@ -379,9 +401,14 @@ PHASEC_DEVICE Cta later(Cta cta) {
 template <class H> PHASEC_DEVICE void attend(const Cta &cta, Ring<typename H::L> &ring, const Unit u) {
   CachedRows<H> cache;
   cache.open(cta, ring.first, u);
-  cache.fill(cta, 0); // rows older than this step wait for nothing
+  // Rows older than this step wait for nothing. Where queries come word by word, warps that have none and no row of this step bring the
+  // first rows of all warps, while others wait.
+  int idle = finishes_words<H>() && 2 * H::warps <= H::stages ? H::warps - u.pairs - (H::fresh_rows && u.chunk == u.chunks - 1 ? 2 * u.tokens : 0) : 0;
+  if (idle <= 0) cache.fill(cta, 0);
+  else if (cache.items > 0) cache.filled = 2;
   H::await(cta, u.head);
   ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more, or a GEMV's operand and pieces
+  if (int first = H::warps - idle; cta.warp >= first) CachedRows<H>::fill_firsts(cta, ring.first, cta.warp - first, idle);
   core::Attention<H> core;
   core.stage(later(cta), u);
   u8 *fresh = (u8 *)States<H>::of(cta, 0);
@@ -436,9 +463,9 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
     if (u.id != index * H::steps + H::step) {
       u = unit<H>(cta, index);
       if (!u.found) break;
-      ptx::sync_warp(); // nobody reads the previous unit any more
+      ptx::sync_workers(H::threads); // nobody reads the previous unit any more
       if (cta.lane == 0) shared_unit<H>(cta) = u;
-      ptx::sync_warp();
+      ptx::sync_workers(H::threads);
     }
     attend<H>(cta, ring, u);
     merge_warps<H>(later(cta), shared_unit<H>(cta));

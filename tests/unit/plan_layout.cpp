@@ -204,7 +204,7 @@ TEST_CASE("one more byte of operand than a target has is a typed error that name
   CHECK(contains(p.status().text(), "wo_split"));
 }
 
-TEST_CASE("the window: what the host sets, up to the ring; without it only teams that compute one token have less than the ring") {
+TEST_CASE("the window: what the host sets, up to the ring; without it only fast kernels for one token have less than the ring") {
   Layers tiny = readExample("tiny_qwen35_27b"), large = readExample("qwen35_27b"), bf16 = readExample("llama31_8b");
   auto window = [](const Layers &layers, const std::string &settings) {
     auto made = tryPlan(layers, settings);
@@ -215,7 +215,9 @@ TEST_CASE("the window: what the host sets, up to the ring; without it only teams
   CHECK(window(tiny, "ring=16 window=7") == std::pair{7, 16});
   CHECK(window(tiny, "ring=16 window=64") == std::pair{16, 16});
   CHECK(window(large, "math=fast tokens_max=1") == std::pair{16, 32}); // 72 KB
-  for (auto [layers, settings] : {std::pair{&large, "tokens_max=8"}, {&large, "tokens_max=2"}, {&bf16, "tokens_max=1"}}) {
+  CHECK(window(bf16, "math=fast tokens_max=1") == std::pair{12, 20}); // 108 KB
+  for (auto [layers, settings] : {std::pair{&large, "math=fast tokens_max=8"}, {&large, "math=fast tokens_max=2"}, {&bf16, "math=fast tokens_max=2"},
+                                  {&bf16, "tokens_max=1"}, {&large, "tokens_max=1"}}) {
     auto [n, stages] = window(*layers, settings);
     CHECK_MESSAGE(n == stages, std::string(settings));
   }

@@ -182,9 +182,9 @@ template <class H> struct Attention {
     group.append(of);
     return group;
   }
-  /// Of states in tagged words: eight are asked for at once, and `parts` neighbouring lanes take eight each, so that all have one
+  /// Of states in tagged words: four are asked for at once, and `parts` neighbouring lanes take four each, so that all have one
   /// trip to memory. The first of them has the sum. All lanes.
-  enum : int { kStates = 8 };
+  enum : int { kStates = 4 };
   PHASEC_DEVICE static int merge_parts(int count) { return count <= kStates ? 1 : count <= 2 * kStates ? 2 : count <= 4 * kStates ? 4 : 8; }
   PHASEC_DEVICE static Group merge_chunks(const Cta &cta, const u64 *chunks, int count, int i, int part, int parts) {
     constexpr int N = kStates;

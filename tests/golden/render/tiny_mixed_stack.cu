@@ -227,11 +227,11 @@ struct Program {
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
     if (instance_table[instance][0] == 0) {
-      cta.round = cta.epoch * 2u + u32(instance_table[instance][1]);
+      cta.round = sequences::arrays<Launch>()->epoch * 2u + u32(instance_table[instance][1]);
       body0(cta, ring, calls_begin(instance));
     }
     if (instance_table[instance][0] == 1) {
-      cta.round = cta.epoch * 2u + u32(instance_table[instance][1]);
+      cta.round = sequences::arrays<Launch>()->epoch * 2u + u32(instance_table[instance][1]);
       body1(cta, ring, calls_begin(instance));
     }
   }

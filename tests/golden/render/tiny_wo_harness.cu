@@ -87,7 +87,7 @@ struct Program {
     }
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
-    cta.round = cta.epoch * 1u + u32(instance);
+    cta.round = sequences::arrays<Launch>()->epoch * 1u + u32(instance);
     body0(cta, ring, calls_begin(instance));
   }
 };

@@ -80,7 +80,8 @@ PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_
   ptx::sync_cta();
   if (cta.warp >= Launch::warps) return launch::feed<Program, Launch>(cta);
   launch::take_registers<Launch>();
-  for (int instance = 0; instance < Launch::instances; instance = ptx::unknown(instance) + 1) { // nothing is counted beside it
+  for (int instance = 0; instance < Launch::instances; instance++) {
+    if constexpr (Launch::instances > 1) instance = ptx::unknown(instance); // nothing is counted beside it
     Program::run(cta, ring, instance);
     if constexpr (Launch::instances > 1)
       if (instance + 1 < Launch::instances) launch::next_instance<Launch, Program>(cta, instance);

@@ -20,7 +20,8 @@ int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
 /// Bytes of the stream that a CTA may have under way in kernels for one token: what a CTA loads from L2 waits behind all of them. Teams,
-/// and warps that multiply by themselves. With more tokens a limit gained nothing (tests/bench/README.md).
+/// and warps that multiply by themselves. With eight tokens a limit gained nothing, between them it was not measured
+/// (tests/bench/README.md).
 constexpr int64_t kTeamWindowBytes = 74 << 10, kWarpWindowBytes = 108 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.

@@ -2,6 +2,9 @@
 // not pass. Each mutant is an edit of one template, laid over the others.
 #include "tests/unit/runtime_support.h"
 
+#include <algorithm>
+#include <functional>
+
 using namespace runtimetest;
 
 namespace {
@@ -41,6 +44,12 @@ const char *kWide = "wide"; // rows of 256 bytes, as the large models have
 const char *kWideText = "layer @wide {\n  dims heads = 6, kv_heads = 2, head_dim = 256\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
                         "  cache %kv : fp8_e4m3 paged(page = 16, order = nhd, kv = joint)\n  %a = attn %q, %kv\n  return %a\n}\n";
 
+const char *kGated = "gated"; // gates come in a pass of their own, and cuts divide the units of both
+const char *kGatedText = "layer @gated {\n  dims hidden = 2048, heads = 2, kv_heads = 1, head_dim = 32\n  tokens 1..2\n  in %x : bf16[tokens, hidden]\n"
+                         "  cache %kv : bf16 paged(page = 16, order = nhd)\n  weight %g : bf16[hidden]\n  weight %w : bf16[2 * (heads + kv_heads) * head_dim, hidden]\n"
+                         "  %n = norm %x, %g\n  %q, %gate = qkv %n, %w, %kv { gate_rows = per_head, append }\n  %a = attn %q, %kv, %gate { gate = sigmoid }\n"
+                         "  return %a\n}\n";
+
 const char *kNormed = "normed"; // an eps that is not lost beside the mean
 const char *kNormedText = "layer @normed {\n  dims hidden = 80, ffn = 40\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
                           "  weight %w : bf16[2 * ffn, hidden]\n  %n = norm %x, %g { eps = 0.25 }\n  %u = fc1 %n, %w { act = silu }\n  return %u\n}\n";
@@ -58,7 +67,7 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}, {kMany, kManyText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}, {kMany, kManyText}, {kGated, kGatedText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
@@ -119,6 +128,7 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "ring.release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));", "ring.release(cta, cache.number(cta, 2 * block));", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "copy(cta, shared_unit<H>(w), 0, n);", "copy(cta, shared_unit<H>(cta), 0, n);", "tiny_qwen35_27b", "tokens_max=2"},
     {"phases/attn.cuh", "else if (cache.items > 0) cache.filled = 2;", "", "tiny_qwen35_27b", "tokens_max=2"},
+    {"phases/attn.cuh", "w < shared_unit<H>(cta).warps; w += step", "w < shared_unit<H>(cta).warps - 1; w += step", "tiny_qwen35_27b", "tokens_max=2", 4, "deadlock"},
     {"phases/attn.cuh", "[w].id = -1;", "[w].id = 0;", "tiny_attn_only", ""},
     {"phases/attn.cuh", "return 2 * u.warps * u.rounds;", "return 2 * (u.warps + 1) * u.rounds;", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "ring.release(cta, cache.number(cta, 2 * block)", "ring.release(cta, cache.number(cta, 2 * block + 2)", "chunks", "kv_splits=1 warps=3 ring=8", 4},
@@ -185,11 +195,31 @@ const Mutant kMutants[] = {
     {"phases/attn.cuh", "  ptx::sync_workers(H::threads);\n  core.open(later(cta), u);", "  core.open(later(cta), u);", "tiny_qwen35_27b", ""},
     {"phases/attn.cuh", "  ptx::sync_workers(H::threads);\n  core.open(later(cta), u);", "  core.open(later(cta), u);", "tiny_llama31_8b", "", 7},
     {"phases/attn.cuh", "  ptx::sync_workers(H::threads);\n}\n\n/// A CTA stores", "}\n\n/// A CTA stores", "tiny_attn_only", ""},
-    {"gemv.cuh", "        ptx::sync_workers(G::threads); // nor the previous pass's pieces\n", "", "tiny_qwen35_27b", "tokens_max=2 math=fast", 1},
+    {"gemv.cuh", "        ptx::sync_workers(G::threads); // nor the previous pass's pieces\n", "", "gated", "math=fast warps=5", 1},
     // what may be written
     {"epilogue.cuh", "if (row < G::rows) store<H>", "if (row + 1 < G::rows) store<H>", "deep", "wo_split=2"},
     {"launch.cuh", "to->count = count;", "to->count = count - 1;", "tiny_attn_only", ""},
 };
+
+/// What a mutant's kernel runs.
+Feed stepFor(const Mutant &m, const Session &session) {
+  int most = session.kernel.plan().tokens_max;
+  if (m.layer == kChunks) return {{1400, 700}, {1, 3}, 9, false};
+  if (most < 3) return {{65}, {most}, 9, false};
+  return most < 8 ? Feed{{65, 3}, {2, 1}, 9, false} : Feed{{65, 3, 64}, {2, 1, 5}, 9, false};
+}
+
+/// What a mutant's layer shows with templates of `folder` laid over the others ("": the layer as it is); "" when it passes.
+Result<std::string> shown(const Mutant &m, uint64_t seed, const std::string &folder) {
+  PHASEC_ASSIGN(Layers layers, Layers::parse(std::string(m.layer) + ".phase", textOf(m.layer)));
+  Setup setup;
+  setup.settings = m.settings;
+  setup.sim_ctas = m.sim_ctas;
+  setup.sim_seed = seed;
+  setup.templates = folder;
+  PHASEC_ASSIGN(Session session, Session::open(layers, setup));
+  return runStep(session, stepFor(m, session));
+}
 
 /// Whether any of a few schedules shows the mutant; what it showed first.
 std::string caught(const Mutant &m) {
@@ -200,34 +230,30 @@ std::string caught(const Mutant &m) {
   if (at == std::string::npos) return ""; // the test below says so
   std::string changed(file->text);
   dir.write(m.file, changed.replace(at, std::string(m.from).size(), m.to));
-  auto layers = Layers::parse(std::string(m.layer) + ".phase", textOf(m.layer));
-  if (!layers.ok()) return "";
   for (uint64_t seed : {1, 2, 3, 4}) {
-    Setup setup;
-    setup.settings = m.settings;
-    setup.sim_ctas = m.sim_ctas;
-    setup.sim_seed = seed;
-    setup.templates = dir.text();
-    auto session = Session::open(*layers, setup);
-    if (!session.ok()) return ""; // a mutant that does not compile shows nothing
-    Feed step = m.layer == kChunks ? Feed{{1400, 700}, {1, 3}, 9, false} : session->kernel.plan().tokens_max < 8 ? Feed{{65, 3}, {2, 1}, 9, false} : Feed{{65, 3, 64}, {2, 1, 5}, 9, false};
-    std::string wrong = runStep(*session, step);
-    if (!wrong.empty() && (!m.report || contains(wrong, m.report))) return wrong;
+    auto wrong = shown(m, seed, dir.text());
+    if (!wrong.ok()) return ""; // a mutant that does not compile shows nothing
+    if (!wrong->empty() && (!m.report || contains(*wrong, m.report))) return *wrong;
   }
   return "";
+}
+
+/// Calls `work` with 0 .. count - 1, two at a time.
+void twoAtATime(size_t count, const std::function<void(size_t)> &work) {
+  std::atomic<size_t> next{0};
+  auto run = [&] {
+    for (size_t i; (i = next++) < count;) work(i);
+  };
+  std::thread other(run);
+  run();
+  other.join();
 }
 
 } // namespace
 
 TEST_CASE("sim mutants: every kernel with one thing wrong fails its check or is reported stuck") {
-  std::atomic<size_t> next{0};
   std::vector<std::string> findings(std::size(kMutants));
-  auto work = [&] {
-    for (size_t i; (i = next++) < std::size(kMutants);) findings[i] = caught(kMutants[i]);
-  };
-  std::thread other(work);
-  work();
-  other.join();
+  twoAtATime(std::size(kMutants), [&](size_t i) { findings[i] = caught(kMutants[i]); });
   MESSAGE(std::size(kMutants) << " mutants");
   const Templates embedded = Templates::embedded();
   for (size_t i = 0; i < std::size(kMutants); i++) {
@@ -241,15 +267,18 @@ TEST_CASE("sim mutants: every kernel with one thing wrong fails its check or is 
 }
 
 TEST_CASE("sim mutants: the unmutated kernels pass the same steps") {
-  Setup setup;
-  std::vector<Case> cases;
-  for (const char *settings : {"wo_split=1", "wo_split=2", "wo_split=4", "wo_split=32 warps=16", "wo_split=8 partition=wide"}) {
-    setup.settings = settings;
-    setup.sim_ctas = 1 + int(cases.size());
-    cases.push_back({kDeep, parse(kDeepText), setup, {{{65, 3}, {2, 1}, 9, false}}});
-  }
-  cases.push_back({kChunks, parse(kChunksText), Setup{}, {{{1400, 700}, {1, 3}, 9, false}}});
-  for (const char *name : {kNormed, kStep, kRows, kChoose, kTeams, kApart, kUneven, kMany})
-    cases.push_back({name, parse(textOf(name)), Setup{}, {{{65, 3}, {2, 1}, 9, false}}});
-  runCases(cases);
+  std::vector<const Mutant *> kernels; // a mutant of each: layer, settings and CTAs
+  for (const Mutant &m : kMutants)
+    if (std::none_of(kernels.begin(), kernels.end(), [&](const Mutant *k) {
+          return std::string(k->layer) == m.layer && std::string(k->settings) == m.settings && k->sim_ctas == m.sim_ctas;
+        }))
+      kernels.push_back(&m);
+  std::vector<std::string> findings(kernels.size());
+  twoAtATime(kernels.size(), [&](size_t i) {
+    auto wrong = shown(*kernels[i], 1, "");
+    findings[i] = wrong.ok() ? *wrong : wrong.status().text();
+  });
+  MESSAGE(kernels.size() << " kernels");
+  for (size_t i = 0; i < kernels.size(); i++)
+    CHECK_MESSAGE(findings[i].empty(), std::string(kernels[i]->layer), " ", std::string(kernels[i]->settings), ": ", findings[i]);
 }

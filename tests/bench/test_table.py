@@ -48,6 +48,33 @@ class TableTest(unittest.TestCase):
         r = self.results(qwen35_27b=report(row(1, 50, 0.9, resources={"kernels": [{"spill_store_bytes": 0, "spill_load_bytes": 4, "local_bytes": 0}]})))
         self.assertEqual(table.spilled(r), 4)
 
+    def test_every_target_is_measured_by_bench_all(self):
+        script = (SOURCE / "tests" / "gpu" / "bench_all.sh").read_text()
+        asked = {words[1]: words for words in map(str.split, script.splitlines()) if words[:1] == ["bench"] and len(words) > 3}
+
+        class Asking:  # stands for results: notes what a target looks at
+            runs = {}
+
+            def rows(self):
+                return iter(())
+
+            def row(self, run, tokens=1, context=1024):
+                self.seen.append((run, str(tokens), str(context)))
+
+        for text, figure, _, _ in table.TARGETS:
+            results = Asking()
+            results.seen = []
+            figure(results)
+            for run, tokens, context in results.seen:
+                self.assertIn(run, asked, text)
+                words = asked[run]
+                of = lambda flag, default: words[words.index(flag) + 1].split(",") if flag in words else [default]
+                self.assertIn(tokens, of("--tokens", "1"), text)
+                self.assertIn(context, of("--contexts", "1024"), text)
+                if "PyTorch" in text or "Triton" in text:
+                    self.assertIn("--peers", words, text)
+                    self.assertNotIn("= embed ", (SOURCE / "examples" / "layers" / f"{words[3]}.phase").read_text(), f"{text}: no peer expresses it")
+
     def test_results_name_no_place_of_the_machine(self):
         layer = table.README.parent / "examples" / "layers" / "mlp_only.phase"
         document = report(row(1, 50, 0.9)) | {"command": f"{table.README.parent}/build/phasec bench {layer} -o /some/where/a.json --tokens 1", "file": str(layer)}

@@ -109,7 +109,7 @@ enum class Assignment : uint8_t {
 struct Stream {
   int stages = 0;
   int64_t stage_bytes = 0; ///< of one stage: the largest segment or KV block
-  int window = 0;          ///< stages that may be under way at once; `stages` sets no limit
+  int window = 0;          ///< stages that may be under way at once, rounded up to as many for every feeder; `stages` sets no limit
   std::vector<int> steps;  ///< steps that stream, in fetch order
 };
 

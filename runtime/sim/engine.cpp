@@ -281,6 +281,7 @@ void Engine::spinPause() {
   bool polls = fiber.loads == 1 && *static_cast<const volatile uint32_t *>(fiber.loaded) == fiber.loaded_value;
   fiber.loads = 0;
   if (polls) return watch(fiber, Wait::Counter, fiber.loaded, fiber.loaded_value);
+  fiber.warp->idle = true;
   spin(fiber);
 }
 

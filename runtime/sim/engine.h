@@ -78,7 +78,7 @@ struct Warp {
   Fiber *fibers = nullptr;                                          ///< of its 32 lanes
   uint32_t runnable = ~0u, live = ~0u, arrived = 0, at_barrier = 0; ///< lane masks
   bool queued = false;
-  bool idle = false; ///< polls for a free stage: that its lanes meet meanwhile gets the launch no further
+  bool idle = false; ///< polls: that its lanes meet meanwhile gets the launch no further
   int kind = 0; ///< of the collective that gathers
   const char *what = nullptr;
   uint32_t values[32];

@@ -47,6 +47,7 @@ void Engine::syncThreads(int threads) {
   if (cta.arrived > 0 && cta.awaited != threads)
     fail(where(fiber) + "waits for " + std::to_string(threads) + " threads while others wait for " + std::to_string(cta.awaited));
   cta.awaited = threads;
+  warp.idle = false;
   if (++cta.arrived == std::min(cta.live, threads)) {
     progress();
     return releaseCta(cta);

@@ -9,8 +9,8 @@ namespace phasec {
 namespace planning {
 namespace {
 
-constexpr int64_t kStageUnit = 576;             // an NVFP4 granule
 constexpr int64_t kStepBytes = 256, kUnitBytes = 64; // templates: sequences::StepArrays, attn::Unit
+constexpr int kBlockRows = 16;        // KV rows of a stage
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
 constexpr int kTeamSlotsMax = 8, kSlotCost = 32; // a slot costs its share of adding up: 3 %
@@ -22,7 +22,7 @@ int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 /// Bytes of the stream that a CTA may have under way in kernels for one token: what a CTA loads from L2 waits behind all of them. Teams,
 /// and warps that multiply by themselves. With eight tokens a limit gained nothing, between them it was not measured
 /// (tests/bench/README.md).
-constexpr int64_t kTeamWindowBytes = 74 << 10, kWarpWindowBytes = 108 << 10;
+constexpr int64_t kTeamWindowBytes = 74 << 10, kWarpWindowBytes = 90 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
 int64_t queryBytes(const Attention &a, int64_t head_dim) {
@@ -63,7 +63,7 @@ public:
     if (teams()) warps = {12, 8, 4, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     // Not every length that fits: tests/bench/README.md.
-    std::vector<int> stages = {40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2};
+    std::vector<int> stages = {44, 40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2};
     if (int64_t r = s.integer("ring")) {
       if (r < 2) return Status::usage("ring = 1: a ring needs at least two stages (K and V rows are consumed together)");
       stages = {int(r)};
@@ -80,10 +80,10 @@ private:
   /// round through memory: the longest ring of at least `least` stages with the fewest slots, if there is one.
   bool longest(int warps, const std::vector<int> &stages, int least) {
     std::optional<std::pair<int64_t, Geometry>> best; // slots
-    for (int64_t granules : stageGranules())
+    for (int64_t most : stageLimits())
       for (int r : stages) {
         if (r < least && stages.size() > 1) break;
-        Geometry g{warps, team(warps), r, std::max(granules * kStageUnit, leastStage())};
+        Geometry g{warps, team(warps), r, stageBytes(most)};
         if (!fits(g) || (best && stagedSlots() >= best->first)) continue;
         best = {stagedSlots(), g};
         if (best->first == stagedGemvs()) return true; // as `g` has just been fitted
@@ -104,8 +104,10 @@ private:
     return true;
   }
 
-  /// In NVFP4 granules. Weights that need no unpacking pass quickly: longer stages, fewer turns.
-  std::vector<int64_t> stageGranules() const { return unpacks() ? std::vector<int64_t>{8, 16, 6, 4} : std::vector<int64_t>{16, 8, 6, 4}; }
+  /// Bytes that a stage may have: 8, 16, 6 and 4 granules of NVFP4. Weights that need no unpacking pass quickly: longer stages, fewer turns.
+  std::vector<int64_t> stageLimits() const {
+    return unpacks() ? std::vector<int64_t>{4608, 9216, 3456, 2304} : std::vector<int64_t>{9216, 4608, 3456, 2304};
+  }
 
   /// Whether weights are unpacked before they are multiplied: more warps are needed to keep up with the bytes.
   bool unpacks() const {
@@ -130,15 +132,15 @@ private:
     return slots;
   }
 
-  /// A stage holds two granules of any weight and one KV row at least.
-  int64_t leastStage() const {
-    int64_t least = 0;
+  /// What the largest segment or block of KV rows within `most` bytes takes; two granules of any weight and one KV row at least.
+  int64_t stageBytes(int64_t most) const {
+    int64_t bytes = 0;
     for (const Body &b : plan_.bodies)
       for (const Step &s : b.steps) {
-        least = std::max(least, 2 * s.gemv.granule_bytes);
-        least = std::max<int64_t>(least, s.attention.row_stride);
+        if (int64_t granule = s.gemv.granule_bytes) bytes = std::max(bytes, std::max<int64_t>(2, most / granule) * granule);
+        if (int64_t row = s.attention.row_stride) bytes = std::max(bytes, std::clamp<int64_t>(most / row, 1, kBlockRows) * row);
       }
-    return align(least, 128);
+    return align(bytes, 128);
   }
 
   /// 16-bit rows per token, or a team's pairs: templates/core/fast/pairs.cuh, columns in groups of eight, of which it multiplies
@@ -288,7 +290,7 @@ private:
     l.bytes = l.operand + need.work();
     for (Body &b : plan_.bodies)
       for (Step &s : b.steps)
-        if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(16, geometry.stage_bytes / s.attention.row_stride));
+        if (s.op == ir::Op::attn) s.attention.block_rows = int(std::min<int64_t>(kBlockRows, geometry.stage_bytes / s.attention.row_stride));
         else if (s.gemv.rows) cutSegments(s.gemv, slotsOf(b, s, s.gemv.slots));
   }
 

@@ -4,11 +4,11 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 0; // ctas 0: a launch value
-  static constexpr int stages = 40, stage_bytes = 4608, window = 40;
-  static constexpr int ring_offset = 0, barriers_offset = 184320, units_offset = 184704, reads_offset = 184832, step_offset = 185088,
-      table_offset = 185344, feeder_tables_offset = 185496, owed_offset = 186104, left_offset = 186432,
-      pieces_offset = 196352, arrived_offset = 187264,
-      tile_offset = 187392, scratch_offset = 193024, operand_offset = 193152; // shared memory, 207616 bytes
+  static constexpr int stages = 44, stage_bytes = 4608, window = 44;
+  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, reads_offset = 203264, step_offset = 203520,
+      table_offset = 203776, feeder_tables_offset = 203928, owed_offset = 204536, left_offset = 204864,
+      pieces_offset = 214784, arrived_offset = 205696,
+      tile_offset = 205824, scratch_offset = 211456, operand_offset = 211584; // shared memory, 226048 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
       instance_counter = 3, owed_words = 1;
 };
@@ -37,7 +37,7 @@ struct Qkv0_attention : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Qkv0_attentionKv {
-  static constexpr int step_offset = 185088;
+  static constexpr int step_offset = 203520;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Qkv0_attentionOut : Launch {
@@ -56,17 +56,17 @@ struct Qkv0_attentionOut : Launch {
 };
 // %a = attn %q, %kv
 struct Attn1_attentionKv {
-  static constexpr int step_offset = 185088;
+  static constexpr int step_offset = 203520;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
   static constexpr int step = 1;
-  static constexpr int queries_offset = 193152, states_offset = 194176, units_shared_offset = 186464, state_floats = 528;
+  static constexpr int queries_offset = 211584, states_offset = 212608, units_shared_offset = 204896, state_floats = 528;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
-  static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 10, buffered_from = 704, kv_scales = -1;
+  static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 11, buffered_from = 704, kv_scales = -1;
   static constexpr int pair_arrivals = 256;
   static constexpr bool fresh_rows = true;
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }

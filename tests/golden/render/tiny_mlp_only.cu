@@ -4,11 +4,11 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 12, threads = 384, team = 4, feeders = 4, ctas = 0; // ctas 0: a launch value
-  static constexpr int stages = 40, stage_bytes = 4608, window = 40;
-  static constexpr int ring_offset = 0, barriers_offset = 184320, units_offset = 184704, reads_offset = 184832, step_offset = 185088,
-      table_offset = 185344, feeder_tables_offset = 185440, owed_offset = 186976, left_offset = 187112,
-      pieces_offset = 199040, arrived_offset = 188032,
-      tile_offset = 188160, scratch_offset = 194304, operand_offset = 194432; // shared memory, 229760 bytes
+  static constexpr int stages = 44, stage_bytes = 4096, window = 44;
+  static constexpr int ring_offset = 0, barriers_offset = 180224, units_offset = 180608, reads_offset = 180736, step_offset = 180992,
+      table_offset = 181248, feeder_tables_offset = 181344, owed_offset = 182880, left_offset = 183016,
+      pieces_offset = 194432, arrived_offset = 183936,
+      tile_offset = 184064, scratch_offset = 190208, operand_offset = 190336; // shared memory, 225152 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 3,
       instance_counter = 3, owed_words = 1;
 };

@@ -12,13 +12,15 @@
 // What core/<math>/ provides.
 namespace operand {
 /// Stages what `slot` multiplies; `first`: it is the CTA's first slot of the step. All threads; the caller synchronises.
-template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first);
+/// A warp that waits for values calls idle() between two looks.
+template <class G, class Idle> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first, const Idle &idle);
 } // namespace operand
 namespace core {
 /// A warp's sums over segments of a row tile. `whole`: a unit's segments must all be one worker's. begin(piece) starts a unit;
 /// take(stage, lane) takes a segment's granules, as a copy if `copies`: then the stage is not needed any more; add(cta, slot, part)
-/// multiplies what was taken last with the staged operand and adds; end() leaves the sums in piece[token * 16 + row]. The warps of a
-/// team add together; one whose part is not live has taken anything and adds nothing.
+/// multiplies what was taken last with the staged operand and adds; end() leaves the sums in piece[token * 16 + row]. If `early`, a
+/// warp may take a segment while it stages the operand, behind clear(). The warps of a team add together; one whose part is not live
+/// has taken anything and adds nothing.
 template <class G> struct Sums;
 } // namespace core
 
@@ -370,12 +372,11 @@ template <class G> struct Run {
       : cut(turns<G>(pass.units)), worker(cta.warp / G::team), begin(cut.begin(worker)), end(begin + cut.count(worker)) {}
 };
 
-/// Computes a run; the pass's first item has the number `first`.
+/// Computes a run; the pass's first item has the number `first`. `taken`: `sums` already have the run's first segment.
 template <class G, class Finish>
-PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass &pass, const Run<G> &run, u32 first) {
+PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass &pass, const Run<G> &run, u32 first, core::Sums<G> &sums, bool taken) {
   using R = Ring<typename G::L>;
-  int member = cta.warp % G::team;
-  core::Sums<G> sums;
+  int member = cta.warp % G::team, copied = taken ? 1 : 0; // turns
 #pragma unroll 1
   for (int d = run.begin; d < run.end;) { // by units
     Part p = part<G>(pass.units, d, member);
@@ -390,8 +391,14 @@ PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass 
       if (p.apart >= 0) p = part<G>(pass.units, d, member);
       else p.fold = p.first = d - p.begin;
       u32 item = first + u32(run.cut.place(run.worker, d - run.begin) * G::team + member);
-      sums.take(p.live ? R::wait(item) : R::wait_empty(item), cta.lane);
-      if (sums.copies) R::release(cta, item);
+      if (!taken) {
+        const u8 *stage = p.live ? R::wait(item) : R::wait_empty(item);
+        if constexpr (G::team > 1) // one team after the other: they would copy and multiply in step from here on
+          if (d - run.begin == copied && run.worker > 0) R::wait_read(item - u32(G::team));
+        sums.take(stage, cta.lane);
+        if (sums.copies) R::release(cta, item);
+      }
+      taken = false;
       sums.add(cta, slot, p);
       if (!sums.copies) R::release(cta, item);
     }
@@ -405,15 +412,30 @@ PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass 
 
 /// Computes this CTA's units. Ends with every unit of the CTA stored; the caller signals, or adds the slots.
 template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring) {
+  using R = Ring<typename G::L>;
   const Units &all = units<G>(cta); // read where it is needed
   if (all.count() == 0) return;
 #pragma unroll 1
   for (int slot = first_slot<G>(all); G::slots == 1 ? slot == 0 : slot * G::tiles < all.end; slot++) {
     Run<G> run(cta, pass_of(in_slot<G>(all, slot), 0)); // before the CTA waits, not behind
     run.begin = ptx::unknown(run.begin), run.end = ptx::unknown(run.end);
+    core::Sums<G> sums;
+    bool taken = false;
+    if constexpr (core::Sums<G>::early) sums.clear();
     G::await(cta, slot);
     ptx::sync_workers(G::threads); // nobody reads the previous slot's operand or pieces any more
-    operand::stage<G>(cta, slot, slot == first_slot<G>(all));
+    auto take_early = [&] {
+      if constexpr (core::Sums<G>::early) {
+        u32 item = ring.first + u32(G::team > 1 ? cta.warp : ptx::warp()); // whichever takes fewer registers
+        if (taken || run.begin == run.end || !R::ready(item)) return;
+        if (G::team > 1 && !part<G>(pass_of(in_slot<G>(all, slot), 0).units, run.begin, cta.warp % G::team).live) return;
+        sums.take(R::wait(item), cta.lane);
+        R::release(cta, item);
+        taken = true;
+      }
+    };
+    operand::stage<G>(cta, slot, slot == first_slot<G>(all), take_early);
+    take_early(); // who stages nothing, or has not had to wait
     ptx::sync_workers(G::threads);
     Units u = in_slot<G>(all, slot);
 #pragma unroll 1
@@ -423,7 +445,8 @@ template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typ
         ptx::sync_workers(G::threads); // nor the previous pass's pieces
         run = Run<G>(cta, pass);
       }
-      compute<G, Finish>(cta, u, slot, pass, run, ring.first);
+      compute<G, Finish>(cta, u, slot, pass, run, ring.first, sums, taken);
+      taken = false;
       ring.first += u32(items<G>(pass));
     }
   }

@@ -390,6 +390,8 @@ PHASEC_DEVICE void pause(u32 nanoseconds) {
   } while (now - begin < nanoseconds);
 }
 /// The feeder found no free stage: leaves the issue slots to the workers for a moment.
+/// Between two looks at what comes within a few cycles.
+PHASEC_DEVICE void poll_pause() {}
 PHASEC_DEVICE void feeder_pause() { asm volatile("nanosleep.u32 40;"); }
 
 } // namespace ptx

@@ -41,6 +41,11 @@ template <class L> struct Ring {
     return ptx::peek_shared(reads(n)) != n / L::stages || ptx::mbar_test(full(n), n / L::stages % 2u);
   }
 
+  /// Whether item n lies in its stage: what the warp asks that will read it. All lanes call and agree.
+  PHASEC_DEVICE static bool ready(u32 n) {
+    return !ptx::any(ptx::peek_shared(reads(n)) != n / L::stages || !ptx::mbar_test(full(n), n / L::stages % 2u));
+  }
+
   /// One warp, before a barrier.
   PHASEC_DEVICE void open(const Cta &cta) {
     first = 0;
@@ -72,6 +77,10 @@ template <class L> struct Ring {
     if (cta.lane == 0)
       while (!free(n)) ptx::spin_pause();
     ptx::sync_warp();
+  }
+  /// Waits until item n, which another warp reads, has been read.
+  PHASEC_DEVICE static void wait_read(u32 n) {
+    while (ptx::load_shared_acquire(reads(n)) == n / L::stages) ptx::poll_pause();
   }
   /// The warp has read item n; its stage may be filled again.
   PHASEC_DEVICE static void release(const Cta &cta, u32 n) {

@@ -181,6 +181,7 @@ inline float take_sum(float *from) {
   return v;
 }
 inline void spin_pause() { phasec_sim_api.spin_pause(phasec_sim_api.engine); }
+inline void poll_pause() { spin_pause(); }
 
 inline u32 shared_address(const void *p) { return phasec_sim_api.shared_address(phasec_sim_api.engine, p); }
 inline void mbar_init(u64 *bar, int arrivals) { phasec_sim_api.mbar_init(phasec_sim_api.engine, bar, arrivals); }

@@ -215,6 +215,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   f[thread()] = v + shared[128 + thread()];
   if (warp() < 7) sync_workers(224);
   if (!ptx::any(v > 3.0f)) feeder_pause();
+  poll_pause();
   pause(100u);
   f = unknown(f);
   add_unordered(f + 1024, v + take_sum(f + 1025));

@@ -68,7 +68,7 @@ struct QuantNvfp4 : Complete {
 };
 
 /// Stages what `slot` multiplies. All threads of the CTA; the caller synchronises before and after.
-template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first) {
+template <class G, class Idle> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first, const Idle &) {
   if (first) G::Transform::template prepare<G>(cta);
   int k0 = gemv::slot_begin<G>(slot), k1 = gemv::slot_end<G>(slot);
   G::Transform::template stage<G>(cta, k0, k1 < G::cols ? k1 : G::cols, k1, gemv::staged<G>(cta));

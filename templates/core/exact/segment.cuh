@@ -7,7 +7,7 @@ namespace core {
 
 /// A warp's sums, which lie where they are left.
 template <class G> struct Sums {
-  static constexpr bool whole = true, copies = false;
+  static constexpr bool whole = true, copies = false, early = false;
   const u8 *stage;
   float *to;
   bool first; ///< segment of the unit

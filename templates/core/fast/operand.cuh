@@ -263,8 +263,12 @@ private:
 };
 
 /// Several runs are loaded together where there are more than warps, as in Norm::square_all.
-template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first) {
-  constexpr int together = G::tokens * runs<G>() > G::warps && Staging<G>::kSteps <= 4 ? 2 : 1;
+template <class G> static constexpr int together() { return G::tokens * runs<G>() > G::warps && Staging<G>::kSteps <= 4 ? 2 : 1; }
+/// Registers of a warp's loads of the operand.
+template <class G> static constexpr int words_loaded() { return together<G>() * Staging<G>::kSteps * int(sizeof(EightX<G>)) / 4; }
+
+template <class G, class Idle> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first, const Idle &idle) {
+  constexpr int together = operand::together<G>();
   if constexpr (G::Transform::norm && G::slots > 1)
     if (first) Norm::square_all<G>(cta);
   int jobs = cta.tokens * runs<G>();
@@ -280,6 +284,7 @@ template <class G> PHASEC_DEVICE void stage(const Cta &cta, int slot, bool first
 #pragma unroll
         for (int i = 0; i < together; i++) all = all && staging[i].there(cta);
         if (!ptx::any(!all)) break;
+        idle();
         ptx::spin_pause();
 #pragma unroll
         for (int i = 0; i < together; i++) staging[i].load_x(cta);

@@ -14,8 +14,16 @@ struct Codes {
 /// Those of a segment, copied from its stage, which is soon free. Behind a shorter segment's end lie whatever bytes.
 template <class G> struct Segment {
   static constexpr bool copies = true;
+  /// For one token: registers hold both a segment and what is loaded of an operand that comes word by word.
+  static constexpr int words = (G::Format::granule_bytes + 127) / 128 * G::segment_granules;
+  static constexpr bool early = G::tokens == 1 && tagged_values<typename G::X> > 0 && words + operand::words_loaded<G>() <= 128;
   Codes codes[G::segment_granules];
 
+  /// Registers that a loop may fill are not undefined before it: they would be live through the whole launch.
+  PHASEC_DEVICE void clear() {
+#pragma unroll
+    for (int g = 0; g < G::segment_granules; g++) codes[g] = Codes{};
+  }
   PHASEC_DEVICE void take(const u8 *stage, int lane) {
     using Format = typename G::Format;
 #pragma unroll

@@ -393,7 +393,7 @@ PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass 
       u32 item = first + u32(run.cut.place(run.worker, d - run.begin) * G::team + member);
       if (!taken) {
         const u8 *stage = p.live ? R::wait(item) : R::wait_empty(item);
-        if constexpr (G::team > 1) // one team after the other: they would copy and multiply in step from here on
+        if constexpr (G::team > 1 && G::tokens == 1) // one team after the other: they would copy and multiply in step from here on
           if (d - run.begin == copied && run.worker > 0) R::wait_read(item - u32(G::team));
         sums.take(stage, cta.lane);
         if (sums.copies) R::release(cta, item);

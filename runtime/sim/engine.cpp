@@ -281,19 +281,18 @@ void Engine::spinPause() {
   bool polls = fiber.loads == 1 && *static_cast<const volatile uint32_t *>(fiber.loaded) == fiber.loaded_value;
   fiber.loads = 0;
   if (polls) return watch(fiber, Wait::Counter, fiber.loaded, fiber.loaded_value);
-  fiber.warp->idle = true;
   spin(fiber);
 }
 
 void Engine::feederPause() {
   Fiber &fiber = running();
-  fiber.warp->idle = true;
   fiber.loads = 0;
   spin(fiber);
 }
 
 void Engine::spin(Fiber &fiber) {
   fiber.wait = Wait::Spin;
+  fiber.warp->met = 0;
   if (++spins_ > kSpinsMax * uint64_t(live_) && copies_.empty() && !rescan()) {
     stuck_ = true;
     phasec_sim_switch(&fiber.sp, main_sp_);

@@ -52,6 +52,8 @@ private:
   int count_ = 0;
 };
 
+constexpr int kMeetingsMax = 64; ///< more than a loop that polls has between two pauses
+
 enum class Wait : uint8_t { Start, Cta, Collective, Barrier, Counter, Spin, Exited };
 
 struct Warp;
@@ -78,7 +80,7 @@ struct Warp {
   Fiber *fibers = nullptr;                                          ///< of its 32 lanes
   uint32_t runnable = ~0u, live = ~0u, arrived = 0, at_barrier = 0; ///< lane masks
   bool queued = false;
-  bool idle = false; ///< polls: that its lanes meet meanwhile gets the launch no further
+  int met = kMeetingsMax; ///< times since it last paused, up to there: what a loop meets in while it polls gets the launch no further
   int kind = 0; ///< of the collective that gathers
   const char *what = nullptr;
   uint32_t values[32];

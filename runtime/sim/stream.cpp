@@ -100,7 +100,6 @@ void Engine::streamExpect(unsigned long long *bar, uint32_t bytes) {
          " bytes pending: the stage was opened before its last fill was consumed");
   fiber.stage = bar;
   fiber.stage_left = bytes;
-  fiber.warp->idle = false;
   b.pending--;
   b.tx += int32_t(bytes);
   progress();

@@ -47,7 +47,6 @@ void Engine::syncThreads(int threads) {
   if (cta.arrived > 0 && cta.awaited != threads)
     fail(where(fiber) + "waits for " + std::to_string(threads) + " threads while others wait for " + std::to_string(cta.awaited));
   cta.awaited = threads;
-  warp.idle = false;
   if (++cta.arrived == std::min(cta.live, threads)) {
     progress();
     return releaseCta(cta);
@@ -75,7 +74,8 @@ bool Engine::gather(Fiber &fiber, int kind, const char *what) {
 void Engine::completeCollective(Warp &warp) {
   warp.arrived = 0;
   warp.runnable = ~0u; // the running lane's bit is set, so the warp is queued
-  if (!warp.idle) progress();
+  if (warp.met < kMeetingsMax) warp.met++;
+  else progress();
   uint32_t source[32];
   switch (warp.kind) {
   case phasec_sim::kShfl:

@@ -59,6 +59,13 @@ TEST_CASE("sim: a deadlock says who waits where") {
     Status status = launchOf(kernelText(32, "while (*(volatile u32 *)args.a == 0u) ptx::spin_pause();"), 1, 32);
     CHECK_MESSAGE(contains(status.text(), "warp 0: spins in spin_pause"), status.text());
   }
+  SUBCASE("a warp that meets its lanes while it spins") {
+    Status status = launchOf(kernelText(32, R"(
+  u32 *words = (u32 *)args.a;
+  while (ptx::any((ptx::load_acquire(words) & ptx::load_acquire(words + 1)) == 0u)) ptx::spin_pause();)"),
+                             1, 32);
+    CHECK_MESSAGE(contains(status.text(), "deadlock"), status.text());
+  }
   SUBCASE("lanes in different collectives") {
     Status status = launchOf(kernelText(32, "if (ptx::lane() < 9) ptx::sync_warp(); else ptx::shfl(1u, 2);"), 1, 32);
     CHECK_MESSAGE(contains(status.text(), "while other lanes of its warp wait in"), status.text());
@@ -73,6 +80,21 @@ TEST_CASE("sim: waiting for a plain store is no deadlock") {
   if (ptx::warp() == 1) while (*(volatile u32 *)flag == 0u) ptx::spin_pause();
   ptx::sync_cta();)"),
                            2, 64);
+  CHECK_MESSAGE(status.ok(), status.text());
+}
+
+TEST_CASE("sim: waiting for a warp that has waited and now meets its lanes for long is no deadlock") {
+  Status status = launchOf(kernelText(64, R"(
+  u32 *flag = (u32 *)args.a;
+  if (ptx::warp() == 0) {
+    while (ptx::any((ptx::load_acquire(flag) & ptx::load_acquire(flag + 1)) == 0u)) ptx::spin_pause();
+  } else {
+    for (int i = 0; i < 3; i++) ptx::spin_pause();
+    for (int i = 0; i < 2000000; i++) ptx::sync_warp();
+    ptx::store_relaxed(flag, 1u);
+    ptx::store_relaxed(flag + 1, 1u);
+  })"),
+                           1, 64);
   CHECK_MESSAGE(status.ok(), status.text());
 }
 

@@ -389,9 +389,9 @@ PHASEC_DEVICE void pause(u32 nanoseconds) {
     asm volatile("nanosleep.u32 200;\n\tmov.u64 %0, %globaltimer;" : "=l"(now));
   } while (now - begin < nanoseconds);
 }
-/// The feeder found no free stage: leaves the issue slots to the workers for a moment.
-/// Between two looks at what comes within a few cycles.
+/// Between two looks at what comes within a few hundred cycles: none on a GPU, another warp's turn on the sim.
 PHASEC_DEVICE void poll_pause() {}
+/// The feeder found no free stage: leaves the issue slots to the workers for a moment.
 PHASEC_DEVICE void feeder_pause() { asm volatile("nanosleep.u32 40;"); }
 
 } // namespace ptx

@@ -13,16 +13,14 @@ constexpr int64_t kStepBytes = 256, kUnitBytes = 64; // templates: sequences::St
 constexpr int kBlockRows = 16;        // KV rows of a stage
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr double kImbalanceMax = 1.04;
-constexpr int kTeamSlotsMax = 8, kSlotCost = 32; // a slot costs its share of adding up: 3 %
 
 int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 /// Templates: Ring, a count per stage.
 int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
-/// Bytes of the stream that a CTA may have under way in kernels for one token: what a CTA loads from L2 waits behind all of them. Teams,
-/// and warps that multiply by themselves. With eight tokens a limit gained nothing, between them it was not measured
-/// (tests/bench/README.md).
-constexpr int64_t kTeamWindowBytes = 74 << 10, kWarpWindowBytes = 90 << 10;
+/// Bytes of the stream that a CTA may have under way in kernels for one token: what a CTA loads from L2 waits behind all of them. With eight
+/// tokens a limit gained nothing, between them it was not measured (tests/bench/README.md).
+constexpr int64_t kUnpackWindowBytes = 74 << 10, kWindowBytes = 90 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
 int64_t queryBytes(const Attention &a, int64_t head_dim) {
@@ -34,13 +32,9 @@ int64_t stateBytes(const Attention &a, int warps, int tokens) {
   return std::max<int64_t>(4 * a.state_floats * ((warps + 1) / 2), 2 * a.row_stride * tokens);
 }
 
-/// Columns of a team's B operand per token (templates/weights), of which a step may have kColumnsMax; 0: multiplied by warps.
-constexpr int kColumnsMax = 32;
-int tokenColumns(ir::Format format) { return format == ir::Format::nvfp4 ? 8 : format == ir::Format::fp8_e4m3 ? 2 : 0; }
-
 /// The geometry that is tried: everything else follows from it.
 struct Geometry {
-  int warps, team, stages;
+  int warps, stages;
   int64_t stage_bytes;
 };
 
@@ -60,7 +54,6 @@ public:
     std::vector<int> warps = {11, 15, 7, 3, 1};
     if (!plan_.target->bulk_copy) warps = {7, 11, 15, 3, 1}; // copying takes registers, and eleven warps would spill some
     else if (!unpacks() && plan_.tokens_max <= 2) warps = {9, 11, 15, 7, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
-    if (teams()) warps = {12, 8, 4, 3, 1};
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     // Not every length that fits: tests/bench/README.md.
     std::vector<int> stages = {44, 40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2};
@@ -69,7 +62,7 @@ public:
       stages = {int(r)};
     }
     for (int w : warps)
-      if (longest(w, stages, w + w / 2) || longest(w, stages, 2 * team(w))) return {};
+      if (longest(w, stages, w + w / 2) || longest(w, stages, 2)) return {};
     return Status::input("this schedule needs more shared memory than " + std::string(plan_.target->name) + " has (" +
                          std::to_string(plan_.target->shared_bytes_max) + " bytes per CTA); set a larger wo_split, fewer warps, " +
                          "a shorter ring or a smaller tokens_max");
@@ -83,7 +76,7 @@ private:
     for (int64_t most : stageLimits())
       for (int r : stages) {
         if (r < least && stages.size() > 1) break;
-        Geometry g{warps, team(warps), r, stageBytes(most)};
+        Geometry g{warps, r, stageBytes(most)};
         if (!fits(g) || (best && stagedSlots() >= best->first)) continue;
         best = {stagedSlots(), g};
         if (best->first == stagedGemvs()) return true; // as `g` has just been fitted
@@ -91,29 +84,16 @@ private:
     return best && fits(best->second);
   }
 
-  /// Warps multiply in teams of four where the target can, weights have to be unpacked otherwise, and the tokens fit.
-  int team(int warps) const {
-    int64_t ring = plan_.schedule.integer("ring"); // all of a team hold a stage at once
-    return teams() && warps % 4 == 0 && (ring == 0 || ring >= 4) ? 4 : 1;
-  }
-  bool teams() const {
-    if (!plan_.target->warpgroup_mma || !unpacks()) return false;
-    for (const Body &b : plan_.bodies)
-      for (const Step &s : b.steps)
-        if (s.gemv.rows && tokenColumns(s.gemv.format) * plan_.tokens_max > kColumnsMax) return false;
-    return true;
-  }
-
-  /// Bytes that a stage may have: 8, 16, 6 and 4 granules of NVFP4. Weights that need no unpacking pass quickly: longer stages, fewer turns.
+  /// Bytes that a stage may have: 8, 16, 6 and 4 granules of NVFP4. Others pass quickly: longer stages, fewer turns, 8 granules of FP8.
   std::vector<int64_t> stageLimits() const {
-    return unpacks() ? std::vector<int64_t>{4608, 9216, 3456, 2304} : std::vector<int64_t>{9216, 4608, 3456, 2304};
+    return unpacks() ? std::vector<int64_t>{4608, 9216, 3456, 2304} : std::vector<int64_t>{8192, 4608, 3456, 2304};
   }
 
-  /// Whether weights are unpacked before they are multiplied: more warps are needed to keep up with the bytes.
+  /// Whether words of weights are taken apart before they are multiplied: more warps are needed to keep up with the bytes.
   bool unpacks() const {
     for (const Body &b : plan_.bodies)
       for (const Step &s : b.steps)
-        if (s.gemv.rows && s.gemv.format != ir::Format::bf16) return true;
+        if (s.gemv.rows && s.gemv.format == ir::Format::nvfp4) return true;
     return false;
   }
 
@@ -143,17 +123,8 @@ private:
     return align(bytes, 128);
   }
 
-  /// 16-bit rows per token, or a team's pairs: templates/core/fast/pairs.cuh, columns in groups of eight, of which it multiplies
-  /// one, two or four. Warps of a team that have no row tile read as much as a stage from it.
-  int64_t operandBytes(const Gemv &g, const Geometry &geometry) const {
-    int64_t bytes = int64_t(plan_.tokens_max) * g.operand_stride * 2, columns = tokenColumns(g.format) * plan_.tokens_max;
-    if (geometry.team > 1) bytes = std::max(bytes, geometry.stage_bytes);
-    if (geometry.team > 1 && columns) {
-      int64_t groups = columns <= 8 ? 1 : columns <= 16 ? 2 : 4, granules = g.operand_stride / kGranuleK;
-      bytes = std::max(bytes, groups * granules * 4 * (g.format == ir::Format::nvfp4 ? 128 : 144));
-    }
-    return align(bytes, 128);
-  }
+  /// 16-bit rows per token.
+  int64_t operandBytes(const Gemv &g) const { return align(int64_t(plan_.tokens_max) * g.operand_stride * 2, 128); }
 
   std::vector<std::pair<int64_t, int64_t>> slotsOf(const Body &body, const Step &step, int slots) const {
     const Gemv &g = step.gemv;
@@ -169,41 +140,25 @@ private:
     measureSegments(g, int64_t(bounds.size()), granulesOf(bounds), geometry.stage_bytes);
   }
 
-  /// What the teams of the CTA that has most do one after the other, in granules: a turn takes as long however few of a team's
-  /// warps have a row tile.
-  static int64_t teamTurns(const Gemv &g, const Geometry &geometry, int64_t ctas) {
-    int64_t turns = ceilDiv(ceilDiv(g.tiles, geometry.team) * g.slots, ctas) * g.segments_per_slot;
-    return ceilDiv(turns, geometry.warps / geometry.team) * g.segment_granules;
-  }
-
-  /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other; for teams
-  /// those that take fewest turns.
+  /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other.
   bool chooseSlots(Body &body, Step &step, const Geometry &geometry, int64_t available) {
     Gemv &g = step.gemv;
     int64_t ctas = plan_.ctas_pinned ? plan_.ctas_pinned : plan_.target->sm_counts.front();
-    int fitting = 0;
-    int64_t least = INT64_MAX;
+    bool fitting = false;
     int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
     for (int slots = 1; slots <= limit; slots++) {
       measure(body, step, geometry, slots);
-      if (operandBytes(g, geometry) > available) continue;
-      if (step.op == ir::Op::fc2 && geometry.team > 1) {
-        if (slots > kTeamSlotsMax && fitting) break;
-        if (int64_t turns = teamTurns(g, geometry, ctas) * (kSlotCost + slots); turns < least) least = turns, fitting = slots;
-        continue;
-      }
-      if (!fitting) fitting = slots;
+      if (operandBytes(g) > available) continue;
+      fitting = true;
       double units = double(g.tiles) * g.slots, most = double(ceilDiv(g.tiles * g.slots, ctas));
       if (step.op != ir::Op::fc2 || slots >= 8 || units < double(ctas) || most * double(ctas) / units <= kImbalanceMax) break;
     }
-    if (!fitting) return false;
-    if ((step.op != ir::Op::fc2 || geometry.team > 1) && g.slots != fitting) measure(body, step, geometry, fitting);
-    return true;
+    return fitting;
   }
 
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) +
+    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) + zerosBytes(geometry) +
                     kStepBytes + tableBytes() + feederTablesBytes(geometry) + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
@@ -213,7 +168,7 @@ private:
         if (step.gemv.rows) {
           need.pieces = piecesBytes(geometry);
           if (!chooseSlots(body, step, geometry, available - need.pieces)) return false;
-          need.operand = std::max(need.operand, operandBytes(step.gemv, geometry));
+          need.operand = std::max(need.operand, operandBytes(step.gemv));
         }
         if (step.op != ir::Op::attn) continue;
         need.queries = std::max(need.queries, queryBytes(step.attention, module_.layers[body.layer].dim("head_dim")));
@@ -226,9 +181,14 @@ private:
   }
 
   int64_t tileBytes(const Geometry &geometry) const { return align(int64_t(geometry.warps) * plan_.tokens_max * kTileRows * 4, 128); }
-  /// templates/fold.cuh: two row tiles of each warp, and in teams those that its warps share.
-  int64_t piecesBytes(const Geometry &geometry) const { return (geometry.team > 1 ? 1 + geometry.team : 2) * tileBytes(geometry); }
-  int64_t arrivedBytes(const Geometry &geometry) const { return align((geometry.warps + geometry.team - 1) * 4, 128); }
+  /// templates/fold.cuh: two row tiles of each warp.
+  int64_t piecesBytes(const Geometry &geometry) const { return 2 * tileBytes(geometry); }
+  int64_t arrivedBytes(const Geometry &geometry) const { return align(geometry.warps * 4, 128); }
+  /// templates/core/fast/segment.cuh: as much as a column of a segment, where columns have one block of k each.
+  int64_t zerosBytes(const Geometry &geometry) const {
+    bool by_block = plan_.schedule.word("math") == "fast" && plan_.tokens_max <= 2 && unpacks();
+    return by_block ? align(geometry.stage_bytes / granuleBytes(ir::Format::nvfp4) * kGranuleK * 2, 128) : 0;
+  }
   /// Templates: stream::kTables a feeder.
   int64_t feederTablesBytes(const Geometry &geometry) const { return 4 * feedersOf(geometry.warps) * tableBytes(); }
   int64_t tableBytes() const { return int64_t(plan_.table_entries) * 8; }
@@ -263,12 +223,11 @@ private:
 
   void accept(const Geometry &geometry, const Need &need) {
     plan_.warps = geometry.warps;
-    plan_.team = geometry.team;
     plan_.stream.stages = geometry.stages;
     plan_.stream.stage_bytes = geometry.stage_bytes;
     int64_t window = plan_.schedule.integer("window");
     bool limits = plan_.schedule.word("math") == "fast" && plan_.tokens_max == 1;
-    if (!window) window = limits ? (geometry.team > 1 ? kTeamWindowBytes : kWarpWindowBytes) / geometry.stage_bytes : geometry.stages;
+    if (!window) window = limits ? (unpacks() ? kUnpackWindowBytes : kWindowBytes) / geometry.stage_bytes : geometry.stages;
     plan_.stream.window = int(std::clamp<int64_t>(window, 1, geometry.stages));
     SharedLayout &l = plan_.shared;
     l.ring = 0;
@@ -283,7 +242,8 @@ private:
     l.attention_units = l.left + leftBytes();
     l.arrived = align(l.attention_units + geometry.warps * kUnitBytes, 128);
     l.tile = l.arrived + arrivedBytes(geometry);
-    l.scratch = l.tile + tileBytes(geometry);
+    l.zeros = l.tile + tileBytes(geometry);
+    l.scratch = l.zeros + zerosBytes(geometry);
     l.operand = l.scratch + need.scratch;
     l.pieces = l.operand + need.operand;
     l.states = l.operand + need.queries;

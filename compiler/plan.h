@@ -29,7 +29,6 @@ struct Target {
   int sm;                    ///< 90
   int64_t shared_bytes_max;  ///< dynamic shared memory a CTA may opt in to
   bool bulk_copy;            ///< cp.async.bulk with mbarrier completion
-  bool warpgroup_mma;        ///< wgmma and setmaxnreg: four warps multiply together
   std::vector<int> sm_counts;///< SM counts of known parts, largest first
 };
 const std::vector<Target> &targets();
@@ -250,6 +249,7 @@ struct Instance {
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
   int64_t ring = 0, barriers = 0, units = 0, reads = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, pieces = 0, arrived = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t zeros = 0;  ///< what a column of the operand has outside of its block
   int64_t tile = 0;   ///< a warp's row tile while it adds slots
   int64_t attention_units = 0; ///< a warp's unit of attention
   int64_t states = 0; ///< attention: the warps' states, behind the queries, which begin at `operand`
@@ -265,7 +265,6 @@ struct Plan {
   std::vector<Instance> instances;
   Stream stream;
   int tokens_max = 1, warps = 0; ///< warps that work
-  int team = 1;                  ///< warps that multiply together: 4, or 1
   int feeders() const { return feedersOf(warps); }
   int threads() const { return (warps + feeders()) * 32; }
   int ctas_pinned = 0;         ///< 0: a launch value

@@ -286,7 +286,6 @@ std::string planJson(const Plan &plan, const ir::Module &module) {
     });
     j.attribute("tokens_max", plan.tokens_max);
     j.attribute("warps", plan.warps);
-    j.attribute("team", plan.team);
     j.attribute("ctas_pinned", plan.ctas_pinned);
     j.attribute("wo_split", plan.schedule.integer("wo_split"));
     j.attribute("shared_bytes", plan.shared.bytes);
@@ -315,7 +314,7 @@ std::string planText(const Plan &plan, const ir::Module &module) {
   llvm::raw_string_ostream out(text);
   out << "plan for " << plan.target->name << ": " << plan.schedule.canonical() << "\n";
   out << "  grid: " << (plan.ctas_pinned ? std::to_string(plan.ctas_pinned) + " CTAs (pinned)" : "one CTA per SM") << ", " << plan.warps
-      << " warps" << (plan.team > 1 ? " in teams of " + std::to_string(plan.team) : "") << "; shared " << plan.shared.bytes << " bytes, workspace " << plan.workspace_bytes << " bytes; up to " << plan.tokens_max
+      << " warps; shared " << plan.shared.bytes << " bytes, workspace " << plan.workspace_bytes << " bytes; up to " << plan.tokens_max
       << " tokens\n";
   out << "  stream: " << plan.stream.stages << " stages x " << plan.stream.stage_bytes << " bytes";
   if (plan.stream.window < plan.stream.stages) out << ", " << plan.stream.window << " under way at once";

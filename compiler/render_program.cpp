@@ -81,13 +81,13 @@ private:
     for (const Instance &i : plan_.instances) calls += plan_.bodies[i.body].calls();
     for (const Body &b : plan_.bodies) steps += int(b.steps.size());
     out << "struct Launch {\n  using L = Launch;\n";
-    out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", team = " << plan_.team << ", feeders = " << plan_.feeders()
+    out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", feeders = " << plan_.feeders()
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ", window = " << plan_.stream.window << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
         << ", reads_offset = " << l.reads << ", step_offset = " << l.step
         << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", owed_offset = " << l.owed << ", left_offset = " << l.left << ",\n      pieces_offset = " << l.pieces << ", arrived_offset = " << l.arrived
-        << ",\n      tile_offset = " << l.tile << ", scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
+        << ",\n      tile_offset = " << l.tile << ", zeros_offset = " << l.zeros << ", scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
     out << "  static constexpr int table_entries = " << plan_.table_entries << ", step_counts = 0, instances = " << plan_.instances.size()
         << ", first_step = " << first_step_[plan_.instances[0].body] << ", steps = " << steps << ", calls = " << calls
         << ",\n      instance_counter = " << plan_.instance_counter << ", owed_words = " << plan_.event_words << ";\n};\n";

@@ -121,7 +121,7 @@ int64_t numberBefore(std::string_view line, std::string_view unit) {
 }
 
 void readLog(std::string_view log, std::vector<KernelResources> &kernels) {
-  constexpr std::string_view kEntry = "Compiling entry function '", kProperties = "Function properties for ", kFunction = "function '";
+  constexpr std::string_view kEntry = "Compiling entry function '", kProperties = "Function properties for ";
   KernelResources *kernel = nullptr;     // whose "Used ..." line comes
   KernelResources *properties = nullptr; // whose "... bytes stack frame" line comes; a device function has none here
   while (!log.empty()) {
@@ -133,9 +133,6 @@ void readLog(std::string_view log, std::vector<KernelResources> &kernels) {
     } else if (size_t at = line.find(kProperties); at != std::string_view::npos) {
       std::string_view name = line.substr(at + kProperties.size());
       properties = findKernel(kernels, name.substr(0, name.find_last_not_of(" \r") + 1));
-    } else if (size_t at = line.find(kFunction); at != std::string_view::npos && line.find("wgmma.mma_async instructions are serialized") < at) {
-      std::string_view name = line.substr(at + kFunction.size());
-      if (KernelResources *slow = findKernel(kernels, name.substr(0, name.find('\'')))) slow->resources.serialized_mma = 1;
     } else if (properties && line.find(" bytes stack frame") != std::string_view::npos) {
       Resources &found = properties->resources;
       found.local_bytes = std::max<int64_t>(0, numberBefore(line, " bytes stack frame"));
@@ -205,8 +202,7 @@ std::string resourcesJson(std::string_view target, const std::vector<KernelResou
                                                         {"spill_load_bytes", r.spill_load_bytes},
                                                         {"local_bytes", r.local_bytes},
                                                         {"shared_bytes", r.shared_bytes},
-                                                        {"code_bytes", r.code_bytes},
-                                                        {"serialized_mma", r.serialized_mma}};
+                                                        {"code_bytes", r.code_bytes}};
     json += separator + std::string("    {\n      \"kernel\": ") + quoted(kernel.kernel);
     for (const auto &[name, value] : figures) json += ",\n      " + quoted(name) + ": " + std::to_string(value);
     json += "\n    }";

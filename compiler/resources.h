@@ -21,7 +21,6 @@ struct Resources {
   int64_t local_bytes = 0;
   int64_t shared_bytes = 0;
   int64_t code_bytes = 0;
-  int64_t serialized_mma = 0; ///< 1: ptxas lets each wgmma wait for the one before, and says why in its log
 };
 
 struct KernelResources {
@@ -34,7 +33,7 @@ struct KernelResources {
 Status validateCubin(std::span<const uint8_t> cubin);
 
 /// Kernels of `cubin` in the order of their names. `log` is the compiler's log with `--ptxas-options=-v`; with an empty
-/// log spills and serialized_mma read 0. Pure. ErrorKind::Toolchain when the cubin is not a sound CUDA ELF file.
+/// log spills read 0. Pure. ErrorKind::Toolchain when the cubin is not a sound CUDA ELF file.
 Result<std::vector<KernelResources>> readResources(std::span<const uint8_t> cubin, std::string_view log);
 
 /// `phasec.resources/1`: {"schema", "target", "kernels": [{"kernel", "registers", ...}]}.

@@ -3,18 +3,17 @@
 #pragma once
 #include "cta.cuh"
 
-/// Sums[token][row] that a warp lays down: of the unit that it begins, of the one that it joins, and, in a team, of up to three
-/// whose segments the warps of a team share. A barrier of all workers lies between the pieces of one pass and the next,
-/// and between them and attention, which has the same memory.
+/// Sums[token][row] that a warp lays down: of the unit that it begins and of the one that it joins. A barrier of all workers lies between
+/// the pieces of one pass and the next, and between them and attention, which has the same memory.
 template <class L> struct Pieces {
-  enum : int { kBegun, kJoined, kApart, kKinds = L::team > 1 ? kApart + L::team - 1 : kApart };
+  enum : int { kBegun, kJoined, kKinds };
   PHASEC_DEVICE static float *of(int warp, int kind) {
     return (float *)(ptx::shared_base() + L::pieces_offset) + (warp * kKinds + kind) * L::tokens * 16;
   }
-  /// Pieces that a unit has got, by the warp that begins it, then those of teams; zero between passes.
+  /// Pieces that a unit has got, by the warp that begins it; zero between passes.
   PHASEC_DEVICE static u32 *arrived(int i) { return (u32 *)(ptx::shared_base() + L::arrived_offset) + i; }
   PHASEC_DEVICE static void open() {
-    if (ptx::thread() < L::warps + L::team - 1) *arrived(ptx::thread()) = 0;
+    if (ptx::thread() < L::warps) *arrived(ptx::thread()) = 0;
   }
   /// True for the warp that brings the last of `n` pieces; it sees them all.
   PHASEC_DEVICE static bool complete(const Cta &cta, int i, u32 n) {

@@ -1,7 +1,6 @@
 // gemv.cuh: the one matrix-vector engine behind qkv, wo, fc1 and fc2. A CTA owns a contiguous run of units (slot, row tile).
 // Their segments, unit after unit, are a list of turns, which its workers cut into runs of equal length (stream-K: Osama et al.,
-// 2023). A worker is a warp or, where a target multiplies by warpgroups, a team of four that takes the same segment of four row
-// tiles. It keeps the sums of its run in registers; the ring brings the first turn of every worker, then the second. Of a unit
+// 2023). A worker, a warp, keeps the sums of its run in registers; the ring brings the first turn of every worker, then the second. Of a unit
 // that a cut divides, the warp that comes last adds the pieces in order; where K has several slots, a warp per row tile adds them
 // in slot order when all are there. So the result does not depend on timing.
 #pragma once
@@ -17,10 +16,9 @@ template <class G, class Idle> PHASEC_DEVICE void stage(const Cta &cta, int slot
 } // namespace operand
 namespace core {
 /// A warp's sums over segments of a row tile. `whole`: a unit's segments must all be one worker's. begin(piece) starts a unit;
-/// take(stage, lane) takes a segment's granules, as a copy if `copies`: then the stage is not needed any more; add(cta, slot, part)
+/// take(stage, lane) takes a segment's granules, as a copy if `copies`: then the stage is not needed any more; add(cta, slot, fold)
 /// multiplies what was taken last with the staged operand and adds; end() leaves the sums in piece[token * 16 + row]. If `early`, a
-/// warp may take a segment while it stages the operand, behind clear(). The warps of a team add together; one whose part is not live
-/// has taken anything and adds nothing.
+/// warp may take a segment while it stages the operand, behind clear().
 template <class G> struct Sums;
 } // namespace core
 
@@ -57,24 +55,9 @@ template <class G> PHASEC_DEVICE int tile_at(const Units &u, int slot, int i) {
   return unit;
 }
 
-/// Where group i of a slot-major order begins: units that a team takes together stay together where K is cut, since one that
-/// is short of tiles takes as long as a full one.
-template <class G> static constexpr int group_tiles() { return G::slots > 1 ? G::team : 1; }
-template <class G> PHASEC_DEVICE int group_begin(int i) {
-  constexpr int groups = (G::tiles + group_tiles<G>() - 1) / group_tiles<G>();
-  int slot = i / groups, tile = (i - slot * groups) * group_tiles<G>();
-  return slot * G::tiles + (tile < G::tiles ? tile : G::tiles);
-}
-/// The first tile of part i of `parts`. Where the largest part is of whole teams anyway, all parts are.
-template <class G> PHASEC_DEVICE int tile_begin(int tiles, int i, int parts) {
-  if (G::team == 1 || (tiles + parts - 1) / parts % G::team != 0) return share(tiles, i, parts);
-  int tile = share((tiles + G::team - 1) / G::team, i, parts) * G::team;
-  return tile < tiles ? tile : tiles;
-}
 /// Splits the units over the CTAs: the share of this one. The first `busy` CTAs are waited for behind this step; if they are
 /// few, the others have the late tiles.
 template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy = 0) {
-  constexpr int groups = (G::tiles + group_tiles<G>() - 1) / group_tiles<G>();
   if (G::assignment == Assignment::SlotCta) {
     int slot = cta < G::slots ? cta : G::slots;
     int end = cta < G::slots ? slot + 1 : slot;
@@ -83,20 +66,18 @@ template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy =
   if (G::assignment == Assignment::Grid && ctas >= G::slots) {
     int parts = ctas / G::slots, slot = cta / parts, part = cta % parts;
     if (slot >= G::slots) return Units{0, 0, 0, 0};
-    int first = slot * groups;
-    return Units{group_begin<G>(first + share(groups, part, parts)), group_begin<G>(first + share(groups, part + 1, parts)), 0, 0};
+    return Units{slot * G::tiles + share(G::tiles, part, parts), slot * G::tiles + share(G::tiles, part + 1, parts), 0, 0};
   }
   if constexpr (late_tiles<G> > 0) {
     constexpr int others = G::tiles - late_tiles<G>;
-    Units u{tile_begin<G>(others, cta, ctas), tile_begin<G>(others, cta + 1, ctas), 0, 0};
+    Units u{share(others, cta, ctas), share(others, cta + 1, ctas), 0, 0};
     int first = 2 * busy > ctas ? 0 : busy;
     if (cta < first) return u;
-    u.late_begin = others + tile_begin<G>(late_tiles<G>, cta - first, ctas - first);
-    u.late_end = others + tile_begin<G>(late_tiles<G>, cta - first + 1, ctas - first);
+    u.late_begin = others + share(late_tiles<G>, cta - first, ctas - first);
+    u.late_end = others + share(late_tiles<G>, cta - first + 1, ctas - first);
     return u;
   }
-  if (G::slots == 1) return Units{tile_begin<G>(G::tiles, cta, ctas), tile_begin<G>(G::tiles, cta + 1, ctas), 0, 0};
-  return Units{group_begin<G>(share(G::slots * groups, cta, ctas)), group_begin<G>(share(G::slots * groups, cta + 1, ctas)), 0, 0};
+  return Units{share(G::slots * G::tiles, cta, ctas), share(G::slots * G::tiles, cta + 1, ctas), 0, 0};
 }
 
 /// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step. Sixteen bytes
@@ -142,42 +123,8 @@ PHASEC_DEVICE Pass pass_of(const Units &u, int pass) {
   return pass == 0 ? Pass{0, others} : Pass{others, u.late_end - u.late_begin};
 }
 
-/// A warp's part of a turn: one segment of as many neighbouring units as a team has warps or, of units that are too few for a
-/// team, as many segments of one, where the operand has columns left for them.
-struct Part {
-  int unit, fold; ///< the warp's; unit counted from the pass's first
-  int first;      ///< segment of the team's first warp
-  int begin, end; ///< the turns of these units
-  bool live;      ///< false: this warp has no unit, or another turn has its segment
-  int apart;      ///< every warp has a segment of its own: which of such units this is; else -1
-};
-/// Whether warps of a team can multiply different segments: those lie equally far apart in the operand.
-template <class G> static constexpr bool takes_apart() {
-  if constexpr (G::team > 1 && !core::Sums<G>::whole) return G::Format::columns * G::tokens <= 8 && G::segment_least == G::segment_granules && G::segments >= G::team;
-  else return false;
-}
-template <class G> static constexpr int turns_apart() { return (G::segments + G::team - 1) / G::team; }
-/// Whether the last `units` of a pass, too few for a team, are multiplied so: it must save a quarter of the turns.
-template <class G> PHASEC_DEVICE bool apart(int units) {
-  return takes_apart<G>() && units > 0 && units < G::team && 4 * units * turns_apart<G>() <= 3 * G::segments;
-}
-/// Part of turn d of a pass of so many units.
-template <class G> PHASEC_DEVICE Part part(int units, int d, int member) {
-  int whole = units / G::team * G::segments; // turns of whole teams
-  if (takes_apart<G>() && d >= whole && apart<G>(units % G::team)) {
-    int unit = (d - whole) / turns_apart<G>(), begin = (d - whole) % turns_apart<G>() * G::team, from = whole + unit * turns_apart<G>();
-    int first = begin < G::segments - G::team ? begin : G::segments - G::team, fold = first + member;
-    return Part{units / G::team * G::team + unit, fold, first, from, from + turns_apart<G>(), fold >= begin, unit};
-  }
-  int group = d / G::segments, fold = d % G::segments, unit = group * G::team + member;
-  return Part{unit, fold, fold, group * G::segments, (group + 1) * G::segments, unit < units, -1};
-}
-template <class G> PHASEC_DEVICE int turns(int units) {
-  if (apart<G>(units % G::team)) return units / G::team * G::segments + units % G::team * turns_apart<G>();
-  return (units + G::team - 1) / G::team * G::segments;
-}
+template <class G> PHASEC_DEVICE int turns(int units) { return units * G::segments; }
 
-template <class G> static constexpr int workers() { return G::warps / G::team; }
 /// How the workers cut a pass's turns: into runs of equal length, up to one grain. The stream has their first turns, then their
 /// second, and so on.
 template <class G> struct Cut {
@@ -185,22 +132,20 @@ template <class G> struct Cut {
   int least; ///< turns that every worker has
   int more;  ///< so many workers, the first, have a grain more
 
-  PHASEC_DEVICE explicit Cut(int turns) : least(turns / grain / workers<G>() * grain), more(turns / grain % workers<G>()) {}
+  PHASEC_DEVICE explicit Cut(int turns) : least(turns / grain / G::warps * grain), more(turns / grain % G::warps) {}
   PHASEC_DEVICE int begin(int worker) const { return worker * least + (worker < more ? worker : more) * grain; }
   PHASEC_DEVICE int count(int worker) const { return least + (worker < more ? grain : 0); }
   /// Where a worker's turn i stands in the stream, and which turn stands at n.
   PHASEC_DEVICE int place(int worker, int i) const {
-    return grain == 1 || i < least ? i * workers<G>() + worker : least * workers<G>() + (i - least) * more + worker;
+    return grain == 1 || i < least ? i * G::warps + worker : least * G::warps + (i - least) * more + worker;
   }
   PHASEC_DEVICE int at(int n) const {
-    if (n < least * workers<G>()) return begin(n % workers<G>()) + n / workers<G>();
-    n -= least * workers<G>();
+    if (n < least * G::warps) return begin(n % G::warps) + n / G::warps;
+    n -= least * G::warps;
     return grain == 1 ? begin(n) + least : begin(n % more) + least + n / more;
   }
 };
 
-/// Items of a pass: a turn has one for every warp of a team, of no bytes where a part is not live.
-template <class G> PHASEC_DEVICE int items(const Pass &pass) { return turns<G>(pass.units) * G::team; }
 template <class G> PHASEC_DEVICE int items(const Cta &cta) {
   Units all = units<G>(cta);
   int n = 0;
@@ -208,7 +153,7 @@ template <class G> PHASEC_DEVICE int items(const Cta &cta) {
   for (int slot = first_slot<G>(all); slot < G::slots; slot++) {
     Units u = in_slot<G>(all, slot);
     if (u.count() <= 0) break;
-    for (int p = 0; p < passes<G>(); p++) n += items<G>(pass_of(u, p));
+    for (int p = 0; p < passes<G>(); p++) n += turns<G>(pass_of(u, p).units);
   }
   return n;
 }
@@ -219,16 +164,15 @@ template <class G> PHASEC_DEVICE void fetch(const Cta &cta, const u64 *table, in
   int slot = first_slot<G>(all), p = 0;
   for (;;) {
     u = in_slot<G>(all, slot), pass = pass_of(u, p);
-    int n = items<G>(pass);
+    int n = turns<G>(pass.units);
     if (i < n) break;
     i -= n;
     if (++p == passes<G>()) p = 0, slot++;
   }
-  Part part = gemv::part<G>(pass.units, Cut<G>(turns<G>(pass.units)).at(i / G::team), i % G::team);
-  SegmentRow s = segment_row<G>(slot, part.fold);
-  int tile = tile_at<G>(u, slot, pass.first + (part.live ? part.unit : 0));
+  int turn = Cut<G>(turns<G>(pass.units)).at(i), tile = tile_at<G>(u, slot, pass.first + turn / G::segments);
+  SegmentRow s = segment_row<G>(slot, turn % G::segments);
   item.from = (const u8 *)table[G::weight] + ((i64)tile * G::granules + s.granule_begin) * G::Format::granule_bytes;
-  item.bytes = part.live ? u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes : 0u;
+  item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
 }
 
 /// The scale of a lane's rows of a tile (i, i + 32, ...): asked for before their sums are there.
@@ -250,36 +194,28 @@ template <class G> PHASEC_DEVICE float fold_slots(const Cta &cta, int token, int
   return sum;
 }
 
-/// Who lays down pieces of a unit: workers, and of each the members that have it.
+/// The workers that have segments of a unit, whose turns are [begin, end): each lays down a piece, the first one where its last unit begins.
 struct Sharers {
-  int first, last; ///< workers
-  int members_begin, members_end;
-  int apart; ///< as the part's
+  int first, last;
 
-  PHASEC_DEVICE int count() const { return (last - first + 1) * (members_end - members_begin); }
-  template <class G> PHASEC_DEVICE float *piece(int worker, int member) const {
-    using P = Pieces<typename G::L>;
-    return P::of(worker * G::team + member, apart >= 0 ? P::kApart + apart : worker == first ? P::kBegun : P::kJoined);
+  template <class G> PHASEC_DEVICE Sharers(const Cut<G> &cut, int worker, int begin, int end) : first(worker), last(worker) {
+    while (cut.begin(first) > begin) first--;
+    while (cut.begin(last + 1) < end) last++;
   }
-  template <class G> PHASEC_DEVICE int counter() const { return apart >= 0 ? G::warps + apart : first * G::team + members_begin; }
+  PHASEC_DEVICE int count() const { return last - first + 1; }
+  template <class G> PHASEC_DEVICE float *piece(int worker) const {
+    using P = Pieces<typename G::L>;
+    return P::of(worker, worker == first ? P::kBegun : P::kJoined);
+  }
 };
-/// Those of a part's unit; `worker` and `member` are one of them.
-template <class G> PHASEC_DEVICE Sharers sharers(const Cut<G> &cut, int worker, int member, const Part &p) {
-  Sharers s{worker, worker, p.apart < 0 ? member : 0, p.apart < 0 ? member + 1 : G::team, p.apart};
-  while (cut.begin(s.first) > p.begin) s.first--;
-  while (cut.begin(s.last + 1) < p.end) s.last++;
-  return s;
-}
 /// Adds a completed unit's pieces in order and finishes its rows, or leaves the slot for whoever adds the slots. One warp.
 template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, int slot, int tile, const Sharers &s, float scale) {
-  float *sums = s.piece<G>(s.first, s.members_begin);
+  float *sums = s.piece<G>(s.first);
 #pragma unroll 1
   for (int i = cta.lane; i < cta.tokens * kTileRows; i += 32) {
     float v = sums[i];
 #pragma unroll 1
-    for (int w = s.first; w <= s.last; w++)
-      for (int m = s.members_begin; m < s.members_end; m++)
-        if (w > s.first || m > s.members_begin) v = v + s.piece<G>(w, m)[i];
+    for (int w = s.first + 1; w <= s.last; w++) v = v + s.piece<G>(w)[i];
     int row = tile * kTileRows + i % kTileRows;
     v = G::Transform::template finished<G>(cta, i / kTileRows, scaled<G>(v, scale));
     i64 at = ((i64)slot * G::tokens + i / kTileRows) * G::rows + row;
@@ -366,45 +302,37 @@ template <class G, class Finish> PHASEC_DEVICE void finish_tiles(const Cta &cta)
 /// A worker's run of a pass's turns.
 template <class G> struct Run {
   Cut<G> cut;
-  int worker, begin, end;
+  int begin, end;
 
-  PHASEC_DEVICE Run(const Cta &cta, const Pass &pass)
-      : cut(turns<G>(pass.units)), worker(cta.warp / G::team), begin(cut.begin(worker)), end(begin + cut.count(worker)) {}
+  PHASEC_DEVICE Run(const Cta &cta, const Pass &pass) : cut(turns<G>(pass.units)), begin(cut.begin(cta.warp)), end(begin + cut.count(cta.warp)) {}
 };
 
 /// Computes a run; the pass's first item has the number `first`. `taken`: `sums` already have the run's first segment.
 template <class G, class Finish>
 PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass &pass, const Run<G> &run, u32 first, core::Sums<G> &sums, bool taken) {
   using R = Ring<typename G::L>;
-  int member = cta.warp % G::team, copied = taken ? 1 : 0; // turns
 #pragma unroll 1
   for (int d = run.begin; d < run.end;) { // by units
-    Part p = part<G>(pass.units, d, member);
-    Sharers all = sharers<G>(run.cut, run.worker, member, p);
-    int tile = tile_at<G>(u, slot, pass.first + (p.unit < pass.units ? p.unit : 0));
+    int unit = d / G::segments, begin = unit * G::segments, end = begin + G::segments;
+    Sharers all(run.cut, cta.warp, begin, end);
+    int tile = tile_at<G>(u, slot, pass.first + unit);
     float scale = row_scale<G>(cta, tile);
     ptx::sync_warp(); // the last unit's sums have been read
-    sums.begin(all.piece<G>(run.worker, member));
-    int stop = p.end < run.end ? p.end : run.end;
+    sums.begin(all.piece<G>(cta.warp));
+    int stop = end < run.end ? end : run.end;
 #pragma unroll 1
     for (; d < stop; d++) {
-      if (p.apart >= 0) p = part<G>(pass.units, d, member);
-      else p.fold = p.first = d - p.begin;
-      u32 item = first + u32(run.cut.place(run.worker, d - run.begin) * G::team + member);
+      u32 item = first + u32(run.cut.place(cta.warp, d - run.begin));
       if (!taken) {
-        const u8 *stage = p.live ? R::wait(item) : R::wait_empty(item);
-        if constexpr (G::team > 1 && G::tokens == 1) // one team after the other: they would copy and multiply in step from here on
-          if (d - run.begin == copied && run.worker > 0) R::wait_read(item - u32(G::team));
-        sums.take(stage, cta.lane);
+        sums.take(R::wait(item), cta.lane);
         if (sums.copies) R::release(cta, item);
       }
       taken = false;
-      sums.add(cta, slot, p);
+      sums.add(cta, slot, d - begin);
       if (!sums.copies) R::release(cta, item);
     }
-    if (p.unit >= pass.units) continue;
     sums.end(cta);
-    if (all.count() > 1 && !Pieces<typename G::L>::complete(cta, all.counter<G>(), u32(all.count()))) continue;
+    if (all.count() > 1 && !Pieces<typename G::L>::complete(cta, all.first, u32(all.count()))) continue;
     ptx::sync_warp();
     finish_unit<G, Finish>(cta, slot, tile, all, scale);
   }
@@ -426,9 +354,8 @@ template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typ
     ptx::sync_workers(G::threads); // nobody reads the previous slot's operand or pieces any more
     auto take_early = [&] {
       if constexpr (core::Sums<G>::early) {
-        u32 item = ring.first + u32(G::team > 1 ? cta.warp : ptx::warp()); // whichever takes fewer registers
+        u32 item = ring.first + u32(ptx::warp());
         if (taken || run.begin == run.end || !R::ready(item)) return;
-        if (G::team > 1 && !part<G>(pass_of(in_slot<G>(all, slot), 0).units, run.begin, cta.warp % G::team).live) return;
         sums.take(R::wait(item), cta.lane);
         R::release(cta, item);
         taken = true;
@@ -447,7 +374,7 @@ template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typ
       }
       compute<G, Finish>(cta, u, slot, pass, run, ring.first, sums, taken);
       taken = false;
-      ring.first += u32(items<G>(pass));
+      ring.first += u32(turns<G>(pass.units));
     }
   }
 }

@@ -44,26 +44,10 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   cta.call_begin = args.call_begin;
   cta.call_end = args.call_end;
   Pieces<L>::open();
+  for (int i = ptx::thread(); i < (L::scratch_offset - L::zeros_offset) / 4; i += L::threads) ((u32 *)(ptx::shared_base() + L::zeros_offset))[i] = 0u;
   event::open<L>();
   load_arrays<L>(cta);
   return cta;
-}
-
-/// The register file in teams: a warpgroup feeds, and keeps kFeederRegisters per thread of what all had at launch, as __launch_bounds__
-/// gives it; the workers' warpgroups divide the rest.
-enum : int { kFeederRegisters = 32 };
-template <class L> static constexpr int worker_registers() {
-  constexpr int groups = L::warps / 4 > 0 ? L::warps / 4 : 1, share = 512 / (groups + 1) / 8 * 8, launch = share < 248 ? share : 248;
-  constexpr int n = (launch * (groups + 1) - kFeederRegisters) / groups / 8 * 8;
-  return n < 240 ? n : 240;
-}
-template <class L> PHASEC_DEVICE void take_registers() {
-  if constexpr (L::team > 1) ptx::registers_take<worker_registers<L>()>();
-}
-/// The warps behind the workers feed the stream.
-template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
-  if constexpr (L::team > 1) ptx::registers_give<kFeederRegisters>();
-  stream::feed<Program, L>(cta);
 }
 
 /// True when the step has no tokens or more than the kernel was compiled for. Every CTA then leaves at once, before it has

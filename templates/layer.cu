@@ -16,10 +16,10 @@
 //@ config
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 4, warps = 4, threads = 128, team = 1, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096, window = 8;
+  static constexpr int tokens = 4, warps = 4, threads = 128, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096, window = 8;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, pieces_offset = 33664, arrived_offset = 35712;
-  static constexpr int tile_offset = 37824, scratch_offset = 38080, operand_offset = 38208;
+  static constexpr int tile_offset = 37824, zeros_offset = 38080, scratch_offset = 38080, operand_offset = 38208;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, steps = 1, calls = 1, instance_counter = 3, owed_words = 1;
 };
 //@ end
@@ -78,8 +78,7 @@ PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_
   Ring<Launch> ring;
   ring.open(cta);
   ptx::sync_cta();
-  if (cta.warp >= Launch::warps) return launch::feed<Program, Launch>(cta);
-  launch::take_registers<Launch>();
+  if (cta.warp >= Launch::warps) return stream::feed<Program, Launch>(cta);
   for (int instance = 0; instance < Launch::instances; instance++) {
     if constexpr (Launch::instances > 1) instance = ptx::unknown(instance); // nothing is counted beside it
     Program::run(cta, ring, instance);

@@ -143,12 +143,6 @@ PHASEC_DEVICE u32 transpose(u32 v) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(v));
   return r;
 }
-/// v << n, n < 16, on the multiplier: the factor comes from memory, so that the compiler cannot turn it into a shift of the
-/// logic unit, which `math = fast` keeps busy otherwise.
-__constant__ u32 phasec_powers[16] = {1u,   2u,   4u,    8u,    16u,   32u,   64u,    128u,
-                                      256u, 512u, 1024u, 2048u, 4096u, 8192u, 16384u, 32768u};
-template <int N> PHASEC_DEVICE u32 shift_left(u32 v) { return v * phasec_powers[N]; }
-
 /// c += a b for m16n8k16 with fp32 sums: a is 16x16 (rows l / 4 and + 8, columns 2 (l % 4) and + 8), b 16x8, c 16x8 as PTX
 /// lays them out over the lanes. Convergent.
 PHASEC_DEVICE void mma_f16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
@@ -162,57 +156,19 @@ PHASEC_DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// ---- warpgroups (sm_90a): four warps that multiply together ----------------------------------------------------------
-#if PHASEC_SM == 90
-#define PHASEC_SM90(...) asm volatile(__VA_ARGS__)
-#else
-#define PHASEC_SM90(...) // no plan for another target gets here
-#endif
-/// Registers per thread: a warpgroup gives up all but N, or waits until it has N. All of its warps call.
-template <int N> PHASEC_DEVICE void registers_give() { PHASEC_SM90("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
-template <int N> PHASEC_DEVICE void registers_take() { PHASEC_SM90("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 /// Two floats as a pair of e4m3, RN-even; what is larger than 448 becomes 448. `low` in the low byte.
 PHASEC_DEVICE u32 to_e4m3x2(float low, float high) {
   u16 r = 0;
-  PHASEC_SM90("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+#if PHASEC_SM >= 90
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+#endif
   return r;
 }
-/// Makes what this thread has stored to shared memory visible to the tensor cores' own reads; a barrier follows.
-PHASEC_DEVICE void fence_async_shared() { PHASEC_SM90("fence.proxy.async.shared::cta;" ::: "memory"); }
-/// Orders the registers that follow-on wgmma read and write.
-PHASEC_DEVICE void wgmma_fence() { PHASEC_SM90("wgmma.fence.sync.aligned;" ::: "memory"); }
-/// What was issued since the last commit is a group; all but the last N groups are complete after wgmma_wait<N>.
-PHASEC_DEVICE void wgmma_commit() { PHASEC_SM90("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N> PHASEC_DEVICE void wgmma_wait() { PHASEC_SM90("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
-/// A B operand in shared memory, K-major without swizzle: core matrices of eight columns x 16 bytes of k, `along_k` bytes
-/// apart in k and `along_n` between groups of eight columns, all multiples of 16.
-PHASEC_DEVICE u64 wgmma_operand(const void *p, u32 along_k, u32 along_n) {
-  u32 address = __shfl_sync(0xffffffffu, shared_address(p), 0);
-  return u64((address & 0x3ffffu) >> 4) | u64(along_k >> 4) << 16 | u64(along_n >> 4) << 32;
-}
-/// d (+)= a b for m64nXk32 with 8-bit floats and fp32 sums, X = 8 Groups: d[j] are a lane's sums of column group j (rows l / 4,
-/// and + 8 for d[j][2] and d[j][3]; columns 2 (l % 4) and + 1); a is the warp's 16 rows (rows l / 4, + 8, l / 4, + 8; k 4 (l % 4)
-/// .. + 3, the last two + 16). The sums of the first call begin at zero. All four warps call, with the same b.
-#define PHASEC_D4(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
-#define PHASEC_WGMMA_INPUTS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(First ? 0 : 1)
-#define PHASEC_WGMMA(types)                                                                                               \
-  if constexpr (Groups == 1)                                                                                              \
-    PHASEC_SM90("{\n .reg .pred p;\n setp.ne.b32 p, %9, 0;\n wgmma.mma_async.sync.aligned.m64n8k32.f32." types            \
-                 " {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, p, 1, 1;\n}"                                                         \
-                 : PHASEC_D4(0) : PHASEC_WGMMA_INPUTS);                                                                   \
-  else if constexpr (Groups == 2)                                                                                         \
-    PHASEC_SM90("{\n .reg .pred p;\n setp.ne.b32 p, %13, 0;\n wgmma.mma_async.sync.aligned.m64n16k32.f32." types          \
-                 " {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, %12, p, 1, 1;\n}"                                          \
-                 : PHASEC_D4(0), PHASEC_D4(1) : PHASEC_WGMMA_INPUTS);                                                     \
-  else                                                                                                                    \
-    PHASEC_SM90("{\n .reg .pred p;\n setp.ne.b32 p, %21, 0;\n wgmma.mma_async.sync.aligned.m64n32k32.f32." types          \
-                 " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, {%16,%17,%18,%19}, %20, p, 1, 1;\n}"          \
-                 : PHASEC_D4(0), PHASEC_D4(1), PHASEC_D4(2), PHASEC_D4(3) : PHASEC_WGMMA_INPUTS)
-template <bool First, int Groups> PHASEC_DEVICE void wgmma_e5m2(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
-  PHASEC_WGMMA("e5m2.e4m3");
-}
-template <bool First, int Groups> PHASEC_DEVICE void wgmma_e4m3(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
-  PHASEC_WGMMA("e4m3.e4m3");
+/// Orders what this thread has read of shared memory before bulk copies into it; the stages' release follows.
+PHASEC_DEVICE void fence_async_shared() {
+#if PHASEC_SM >= 90
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
 }
 
 // ---- grid-scope counters (events and elections) -----------------------------------------------------------------------
@@ -389,8 +345,6 @@ PHASEC_DEVICE void pause(u32 nanoseconds) {
     asm volatile("nanosleep.u32 200;\n\tmov.u64 %0, %globaltimer;" : "=l"(now));
   } while (now - begin < nanoseconds);
 }
-/// Between two looks at what comes within a few hundred cycles: none on a GPU, another warp's turn on the sim.
-PHASEC_DEVICE void poll_pause() {}
 /// The feeder found no free stage: leaves the issue slots to the workers for a moment.
 PHASEC_DEVICE void feeder_pause() { asm volatile("nanosleep.u32 40;"); }
 

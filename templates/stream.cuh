@@ -66,21 +66,11 @@ template <class L> struct Ring {
     }
     return stage(n);
   }
-  /// The same of an item that nobody has anything in.
-  PHASEC_DEVICE static const u8 *wait_empty(u32 n) {
-    while (!free(n)) ptx::spin_pause();
-    ptx::mbar_wait(full(n), (n / L::stages) & 1u);
-    return stage(n);
-  }
   /// Waits until item n may be filled. One warp.
   PHASEC_DEVICE static void wait_free(const Cta &cta, u32 n) {
     if (cta.lane == 0)
       while (!free(n)) ptx::spin_pause();
     ptx::sync_warp();
-  }
-  /// Waits until item n, which another warp reads, has been read.
-  PHASEC_DEVICE static void wait_read(u32 n) {
-    while (ptx::load_shared_acquire(reads(n)) == n / L::stages) ptx::poll_pause();
   }
   /// The warp has read item n; its stage may be filled again.
   PHASEC_DEVICE static void release(const Cta &cta, u32 n) {

@@ -284,7 +284,7 @@ std::string benchTable(const BenchReport &report, const BenchOptions &options) {
     out << checkText(row)
         << (row.gate && row.gate->instances < row.instances ? " (one instance)" : "") << (row.cold ? "" : ", warm L2");
     if (int64_t spills = resourceFigure(row.resources, "spill_store_bytes") + resourceFigure(row.resources, "spill_load_bytes")) out << ", " << spills << " B of spills";
-    out << (resourceFigure(row.resources, "serialized_mma") ? ", wgmma serialised" : "") << "\n";
+    out << "\n";
   }
   for (const Peer &peer : report.peers)
     if (!peer.problem.empty()) out << "  " << peer.name << ": " << peer.problem << "\n";

@@ -57,7 +57,6 @@ std::string resourcesText(const std::vector<std::pair<std::string, Result<Compil
                           static_cast<long long>(r.spill_store_bytes), static_cast<long long>(r.spill_load_bytes),
                           static_cast<long long>(r.local_bytes), static_cast<long long>(r.shared_bytes),
                           static_cast<long long>(r.code_bytes), kernel->seconds);
-      if (r.serialized_mma) out << "         its wgmma wait for each other: ptxas could not keep them apart (a branch or an operand between them?)\n";
     }
   }
   return out.str();

@@ -181,7 +181,6 @@ inline float take_sum(float *from) {
   return v;
 }
 inline void spin_pause() { phasec_sim_api.spin_pause(phasec_sim_api.engine); }
-inline void poll_pause() { spin_pause(); }
 
 inline u32 shared_address(const void *p) { return phasec_sim_api.shared_address(phasec_sim_api.engine, p); }
 inline void mbar_init(u64 *bar, int arrivals) { phasec_sim_api.mbar_init(phasec_sim_api.engine, bar, arrivals); }
@@ -282,7 +281,6 @@ inline u32 permute(u32 a, u32 b, u32 selector) {
   for (int i = 0; i < 4; i++) r |= u32(all >> ((selector >> (4 * i)) & 7u) * 8u & 0xffu) << (8 * i);
   return r;
 }
-template <int N> inline u32 shift_left(u32 v) { return v << N; }
 inline u32 transpose(u32 v) {
   struct Lane {
     u32 v, r;
@@ -325,54 +323,7 @@ inline void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
                           [](void *const *lanes) { mma_lanes(lanes, [](u32 v) { return from_bits(v << 16); }); }, &lane);
 }
 
-
-/// Warpgroups: each warp multiplies its own 16 rows at once, so that nothing is left to wait for. An operand is the shared
-/// address with the two strides, as on the device.
-template <int> inline void registers_give() {}
-template <int> inline void registers_take() {}
 inline void fence_async_shared() {}
-inline void wgmma_fence() { sync_warp(); }
-inline void wgmma_commit() {}
-template <int> inline void wgmma_wait() {}
-inline u64 wgmma_operand(const void *p, u32 along_k, u32 along_n) {
-  return u64((shared_address(p) & 0x3ffffu) >> 4) | u64(along_k >> 4) << 16 | u64(along_n >> 4) << 32;
-}
-struct WgmmaLane {
-  float (*d)[4];
-  const u32 *a;
-  const u8 *b;
-  u32 along_k, along_n;
-  bool first;
-};
-template <int Groups> inline void wgmma_lanes(void *const *lanes, float (*decode)(u32)) {
-  float a[16][32];
-  for (int l = 0; l < 32; l++)
-    for (int i = 0; i < 16; i++)
-      a[l / 4 + i / 4 % 2 * 8][l % 4 * 4 + i % 4 + i / 8 * 16] =
-          decode(static_cast<const WgmmaLane *>(lanes[l])->a[i / 4] >> (i % 4 * 8) & 0xffu);
-  for (int l = 0; l < 32; l++) {
-    const WgmmaLane &x = *static_cast<const WgmmaLane *>(lanes[l]);
-    for (int i = 0; i < Groups * 4; i++) {
-      const u8 *column = x.b + u32(i / 4) * x.along_n + u32(l % 4 * 2 + i % 2) * 16;
-      float sum = x.first ? 0.0f : x.d[i / 4][i % 4];
-      for (u32 k = 0; k < 32; k++)
-        sum = fma(a[l / 4 + i / 2 % 2 * 8][k], from_f16(e4m3_to_f16(column[k / 16 * x.along_k + k % 16])), sum);
-      x.d[i / 4][i % 4] = sum;
-    }
-  }
-}
-template <bool First, int Groups> inline void wgmma(const char *what, void (*compute)(void *const *), float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
-  const u8 *p = shared_base() - shared_address(shared_base()) + ((b & 0x3fffu) << 4);
-  WgmmaLane lane{d, a, p, u32(b >> 16 & 0x3fffu) << 4, u32(b >> 32 & 0x3fffu) << 4, First};
-  (void)shared_address(p), (void)shared_address(p + u32(Groups - 1) * lane.along_n + lane.along_k + 8 * 16); // all of it is the CTA's
-  phasec_sim_api.together(phasec_sim_api.engine, what, compute, &lane);
-}
-template <bool First, int Groups> inline void wgmma_e5m2(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
-  wgmma<First>("mma m64k32 e5m2", [](void *const *lanes) { wgmma_lanes<Groups>(lanes, [](u32 v) { return from_f16(v << 8); }); }, d, a, b);
-}
-template <bool First, int Groups> inline void wgmma_e4m3(float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
-  wgmma<First>("mma m64k32 e4m3", [](void *const *lanes) { wgmma_lanes<Groups>(lanes, [](u32 v) { return from_f16(e4m3_to_f16(v)); }); }, d, a, b);
-}
 
 } // namespace ptx
 #endif // PHASEC_SIM_HOST

@@ -7,7 +7,7 @@ namespace weights {
 
 struct bf16 {
   enum : int { granule_bytes = 2048 };
-  enum : int { columns = 0 }; ///< a warpgroup's 8-bit multiplication does not take them
+  static constexpr bool block_scales = false; ///< of sixteen k; else scales are rows' or the tensor's
   static constexpr bool f16_operand = false; ///< math = fast multiplies f16, else bf16
   PHASEC_DEVICE static int offset(int row, int k) {
     int piece = (row >> 3) * 2 + ((k >> 3) & 1);

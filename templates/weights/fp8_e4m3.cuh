@@ -7,7 +7,7 @@ namespace weights {
 
 struct fp8_e4m3 {
   enum : int { granule_bytes = 1024 };
-  enum : int { columns = 2 }; ///< of B per token where a warpgroup multiplies
+  static constexpr bool block_scales = false; ///< of sixteen k; else scales are rows' or the tensor's
   static constexpr bool f16_operand = true; ///< math = fast multiplies f16, else bf16
   PHASEC_DEVICE static float unit() { return 1.0f; } ///< ... with its values divided by this
   PHASEC_DEVICE static int offset(int row, int k) { return ((row >> 3) * 32 + owner(row, k)) * 16 + (k & 15); }

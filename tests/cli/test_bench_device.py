@@ -70,22 +70,6 @@ class BenchTest(support.CliTest):
         self.assertEqual(row["samples_us"][0], 64 * CTAS)
         self.assertAlmostEqual(row["layer_us"]["median"], CTAS)
 
-    def test_a_kernel_whose_wgmma_wait_for_each_other_says_so(self):
-        layer, words = support.LAYERS / "tiny_mlp_only.phase", ("--target", "sm_90a", "--set", "tokens_max=1")
-        file = pathlib.Path("core/fast/warpgroup.cuh")
-        text, line = (support.SOURCE / "templates" / file).read_text(), "    RowScales scales = row_scales(Format{}, codes[g]);\n"
-        self.assertEqual(text.count(line), 1)
-        slow = self.work / "slow"
-        (slow / file.parent).mkdir(parents=True)
-        (slow / file).write_text(text.replace(line, "    if (ptx::lane() < 7) next[0][0] = 0.0f;\n" + line))  # sums that are under way
-        bench = ("bench", layer, "--device", "cuda", "--no-gate", "--tokens", "1", "--contexts", "64", "--set", "tokens_max=1")
-        for templates, said in (((), False), (("--templates", slow), True)):
-            out, _ = self.phasec("render", layer, "--emit=resources", *words, *templates)
-            self.assertEqual("wgmma wait for each other" in out, said, out)
-            out, _ = self.phasec(*bench, *templates, env={"PHASEC_CUDA": FAKE})
-            self.assertEqual("wgmma serialised" in out, said, out)
-            self.assertNotIn("B of spills", out)
-
     def test_a_layer_that_cannot_be_chained_is_measured_alone(self):
         words = [support.LAYERS / "tiny_wo_harness.phase", "--exact", "--no-gate", "--device", "cuda"]
         out, err = self.phasec("bench", *words, "--json", env={"PHASEC_CUDA": FAKE})

@@ -84,7 +84,7 @@ def tiny():
 
 
 def fast():
-    """Teams of warps (to 4 or 16 tokens, by format) and single warps; hard inputs; sums that are added as they come."""
+    """One token, some, and hard inputs; sums that are added as they come."""
     jobs = [(path.stem, t, more) for path in sorted(LAYERS.glob("tiny_*.phase"))
             for t, more in ((1, ["--set", "tokens_max=1"]), (4, ["--set", "tokens_max=4"]), (8, ["--outliers"]))]
     jobs += [("tiny_qwen35_27b", 8, ["--set", "reduce=atomic", "--set", "wo_split=4"])]

@@ -65,7 +65,6 @@ std::string compileOne(const Job &job) {
     if (k.kernel != kKernelName) continue;
     found = true;
     const Resources &r = k.resources;
-    if (r.serialized_mma) wrong += " " + compiled->log;
     if (r.spill_store_bytes || r.spill_load_bytes || r.local_bytes)
       wrong += " spills " + std::to_string(r.spill_store_bytes) + "/" + std::to_string(r.spill_load_bytes) + ", local " + std::to_string(r.local_bytes) + " bytes;";
     if (r.registers * p->threads() > 65536) wrong += " " + std::to_string(r.registers) + " registers do not fit;";

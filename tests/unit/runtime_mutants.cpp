@@ -24,16 +24,8 @@ const char *kDeep = "deep"; // W_O with many segments a slot: see below
 const char *kDeepText = "layer @deep {\n  dims hidden = 80, kv_heads = 2, k = 2048\n  tokens 1..4\n  in %a : bf16[tokens, k]\n  in %x : bf16[tokens, hidden]\n"
                         "  weight %w : bf16[hidden, k]\n  %p = wo %a, %w\n  %h = gather %p, %x { by = elected }\n  return %h\n}\n";
 
-const char *kTeams = "teams"; // three row tiles a CTA: teams that are not full, segments of seven and of eight granules
-const char *kTeamsText = "layer @teams {\n  tokens 1..3\n  in %u : bf16[tokens, 1440]\n  weight %w : nvfp4[240, 1440] { scales = linear, global = multiply }\n"
-                         "  %y = head %u, %w\n  return %y\n}\n";
-
-const char *kApart = "apart"; // 26 row tiles of six even segments: two are left over, and their segments are a team's
-const char *kApartText = "layer @apart {\n  tokens 1..4\n  in %u : bf16[tokens, 1536]\n  weight %w : fp8_e4m3[416, 1536] { scale = tensor }\n"
-                         "  %y = head %u, %w\n  return %y\n}\n";
-
-const char *kUneven = "uneven"; // three row tiles are left over, and a team shares the segments of more than one
-const char *kUnevenText = "layer @uneven {\n  tokens 1..4\n  in %u : bf16[tokens, 4096]\n  weight %w : fp8_e4m3[112, 4096] { scale = tensor }\n"
+const char *kBlocks = "blocks"; // segments of seven and of eight granules, whose blocks have scales
+const char *kBlocksText = "layer @blocks {\n  tokens 1..3\n  in %u : bf16[tokens, 1440]\n  weight %w : nvfp4[240, 1440] { scales = linear, global = multiply }\n"
                           "  %y = head %u, %w\n  return %y\n}\n";
 
 const char *kChunks = "chunks"; // tiles whose rows are cut into chunks, which CTAs finish in any order
@@ -67,7 +59,7 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kTeams, kTeamsText}, {kApart, kApartText}, {kUneven, kUnevenText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}, {kMany, kManyText}, {kGated, kGatedText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kBlocks, kBlocksText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}, {kMany, kManyText}, {kGated, kGatedText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
@@ -111,14 +103,12 @@ const Mutant kMutants[] = {
     {"core/exact/attention.cuh", "while (!(tagged::there", "while (false && !(tagged::there", "chunks", "", 7},
     {"core/fast/attention.cuh", "if (!all) ptx::spin_pause();", "all = true;", "chunks", "math=fast", 7},
     // the feeder and its rings
-    {"gemv.cuh", "        sums.take(stage, cta.lane);\n        if (sums.copies) R::release(cta, item);",
-     "        if (sums.copies) R::release(cta, item);\n        for (int i = 0; i < 50; i++) ptx::sync_warp();\n        sums.take(stage, cta.lane);", "deep", "math=fast warps=2 ring=4"},
+    {"gemv.cuh", "        sums.take(R::wait(item), cta.lane);\n        if (sums.copies) R::release(cta, item);",
+     "        const u8 *stage = R::wait(item);\n        if (sums.copies) R::release(cta, item);\n        for (int i = 0; i < 50; i++) ptx::sync_warp();\n        sums.take(stage, cta.lane);", "deep", "math=fast warps=2 ring=4"},
     {"gemv.cuh", "if (sums.copies) R::release(cta, item);", "R::release(cta, item);", "deep", "wo_split=2 warps=2 ring=4"},
     {"gemv.cuh", "        R::release(cta, item);\n        taken = true;", "        taken = true;", "tiny_stack", "math=fast tokens_max=1 ring=4", 4, "deadlock"},
     {"gemv.cuh", "        taken = true;\n", "", "tiny_stack", "math=fast tokens_max=1"},
     {"gemv.cuh", "      taken = false;\n      sums.add", "      sums.add", "tiny_qwen35_27b", "math=fast tokens_max=1 ctas=1", 1},
-    {"gemv.cuh", "G::team > 1 && !part<G>(pass_of", "false && !part<G>(pass_of", "tiny_qwen35_27b", "math=fast tokens_max=1", 17},
-    {"gemv.cuh", "R::wait_read(item - u32(G::team));", "R::wait_read(item);", "tiny_qwen35_27b", "math=fast tokens_max=1", 4, "deadlock"},
     {"stream.cuh", "constexpr int lanes = L::stages < 32 * L::feeders ? L::stages : 32 * L::feeders;", "constexpr int lanes = L::stages;", "tiny_qwen35_27b", "ctas=1 ring=40", 4, "deadlock"},
     {"stream.cuh", "return i32(ptx::load_shared_acquire(reads(n)) - n / L::stages) >= 0;", "return free(n);", "tiny_stack", "ring=2", 4, "deadlock"},
     {"stream.cuh", "if (last != ~0u && R::landed(last)) last = ~0u;", "", "tiny_qwen35_27b", "ring=8 window=3", 4, "deadlock"},
@@ -141,32 +131,30 @@ const Mutant kMutants[] = {
     {"core/fast/attention.cuh", "if (part % (2 * apart) == 0) group.append(other);", "if (part == 0 && apart == 1) group.append(other);", "chunks", "math=fast kv_splits=40 warps=1", 7},
     {"phases/attn.cuh", "v = ring.wait(cache.number(cta, 2 * block + 1));\n", "v = ring.wait(cache.number(cta, 2 * block));\n", "tiny_attn_only", ""},
     {"phases/attn.cuh", "  cache.pass(cta, shared_unit<H>(cta));\n", "", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
-    {"gemv.cuh", "pass.first + (part.live ? part.unit : 0)", "pass.first + (part.live ? part.unit ^ 1 : 0)", "deep", "wo_split=2"},
-    {"gemv.cuh", "u.late_begin = others + tile_begin<G>(late_tiles<G>, cta - first,", "u.late_begin = others + 1 + tile_begin<G>(late_tiles<G>, cta - first,", "tiny_qwen35_27b", "tokens_max=2"},
+    {"gemv.cuh", "pass.first + turn / G::segments);\n  SegmentRow", "pass.first + (turn / G::segments ^ 1));\n  SegmentRow", "deep", "wo_split=2"},
+    {"gemv.cuh", "u.late_begin = others + share(late_tiles<G>, cta - first,", "u.late_begin = others + 1 + share(late_tiles<G>, cta - first,", "tiny_qwen35_27b", "tokens_max=2"},
     {"gemv.cuh", "if (unit >= G::late_begin) unit +=", "if (unit > G::late_begin) unit +=", "tiny_qwen35_27b", "tokens_max=2"},
-    {"gemv.cuh", "(group + 1) * G::segments, unit < units, -1}", "(group + 1) * G::segments, unit + 1 < units, -1}", "teams", "", 5},
-    {"core/fast/warpgroup.cuh", "if (!p.live) return;", "", "apart", "math=fast", 1},
     // runs of turns, and units that a cut divides
-    {"gemv.cuh", "grain == 1 || i < least ? i * workers", "true ? i * workers", "deep", "wo_split=2"},
+    {"gemv.cuh", "grain == 1 || i < least ? i * G::warps", "true ? i * G::warps", "deep", "wo_split=2"},
     {"gemv.cuh", "begin(n) + least :", "begin(n) :", "deep", "math=fast"},
-    {"gemv.cuh", "if (w > s.first || m > s.members_begin) v =", "if (w > s.first + 1 || m > s.members_begin) v =", "deep", "math=fast"},
+    {"gemv.cuh", "for (int w = s.first + 1; w <= s.last; w++) v =", "for (int w = s.first + 2; w <= s.last; w++) v =", "deep", "math=fast"},
     {"gemv.cuh", "worker == first ? P::kBegun : P::kJoined", "P::kBegun", "deep", "math=fast wo_split=1 warps=3", 1},
-    {"gemv.cuh", "while (cut.begin(s.last + 1) < p.end) s.last++;", "", "deep", "math=fast"},
-    {"gemv.cuh", "p.apart < 0 ? member + 1 : G::team", "member + 1", "apart", "math=fast", 1},
-    {"gemv.cuh", "apart >= 0 ? P::kApart + apart :", "", "uneven", "math=fast warps=8", 1},
-    {"gemv.cuh", "apart >= 0 ? G::warps + apart :", "", "uneven", "math=fast warps=8", 1},
+    {"gemv.cuh", "while (cut.begin(last + 1) < end) last++;", "", "deep", "math=fast"},
     {"fold.cuh", "if (old == n - 1u) *arrived(i) = 0;", "", "deep", "math=fast wo_split=1 warps=3", 1},
     {"fold.cuh", "old = ptx::add_shared(arrived(i), 1u);", "old = n - 1u;", "deep", "math=fast"},
     {"core/exact/segment.cuh", "first ? sum : *at + sum", "sum", "deep", "wo_split=1"},
+    {"core/fast/segment.cuh", "if (column / 2 != own || token >= cta.tokens)", "if (token >= cta.tokens)", "blocks", "math=fast tokens_max=2", 5},
+    {"core/fast/segment.cuh", "if (column / 2 != own || token >= cta.tokens)", "if (column / 2 != own + 1 || token >= cta.tokens)", "blocks", "math=fast tokens_max=1", 5},
+    {"core/fast/segment.cuh", "if (g >= G::segment_least && g >= e.count) continue;", "", "blocks", "math=fast tokens_max=1", 5},
+    {"core/fast/segment.cuh", "v = v + ptx::from_bits(ptx::shfl_xor(ptx::bits(v), 2));", "", "blocks", "math=fast tokens_max=2", 5},
+    {"core/fast/segment.cuh", "acc[t][1] = ptx::fma(d[2 + t], s.row8, acc[t][1])", "acc[t][1] = ptx::fma(d[2 + t], s.row, acc[t][1])", "blocks", "math=fast tokens_max=1", 5},
+    {"core/fast/segment.cuh", "float v = total[t][i];", "float v = total[0][i];", "blocks", "math=fast tokens_max=2", 5},
+    {"core/fast/nvfp4.cuh", "(x & 0x40384038u) * 66u", "(x & 0x40184018u) * 66u", "blocks", "math=fast", 5},
+    {"core/fast/nvfp4.cuh", "(x & 0x20072007u) * 516u", "x * 516u", "blocks", "math=fast", 5},
+    {"core/fast/nvfp4.cuh", "i % 2 ? scale8 : scale", "scale", "blocks", "math=fast", 5},
+    {"launch.cuh", "((u32 *)(ptx::shared_base() + L::zeros_offset))[i] = 0u;", "((u32 *)(ptx::shared_base() + L::zeros_offset))[i] = 0x3c003c00u;", "blocks", "math=fast tokens_max=1", 5},
     {"epilogue.cuh", "sums[cta.lane] + r[0]", "sums[cta.lane]", "tiny_qwen35_27b", "tokens_max=2"},
-    {"core/fast/warpgroup.cuh", "if (g < G::segment_least || g < count) add", "add", "teams", "math=fast", 5},
-    {"core/fast/warpgroup.cuh", "acc[1], 0.0625f", "acc[1], 0.0f", "teams", "math=fast", 5},
-    {"core/fast/pairs.cuh", "w.word[j] = j == block ? codes : 0u", "w.word[j] = codes", "teams", "math=fast", 5},
-    {"core/fast/nvfp4.cuh", "ptx::from_f16(scales), ptx::from_f16_high(scales)", "ptx::from_f16(scales), ptx::from_f16(scales)", "teams", "math=fast", 5},
-    {"gemv.cuh", "fold = first + member;", "fold = first + (member ^ 1);", "apart", "math=fast", 1},
-    {"gemv.cuh", "turns_apart<G>(), fold >= begin,", "turns_apart<G>(), true,", "apart", "math=fast", 1},
-    {"core/fast/warpgroup.cuh", "member & 1 ? d[1][i] : v", "v", "apart", "math=fast", 1},
-    {"core/fast/warpgroup.cuh", "gemv::extent<G>(slot, p.first);", "gemv::extent<G>(slot, p.fold);", "apart", "math=fast", 1},
+    {"core/fast/nvfp4.cuh", "ptx::from_f16(scales), ptx::from_f16_high(scales)", "ptx::from_f16(scales), ptx::from_f16(scales)", "blocks", "math=fast tokens_max=2", 5},
     // the choice
     {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
     {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},

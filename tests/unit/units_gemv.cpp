@@ -17,9 +17,9 @@ using std::size_t;
 
 namespace {
 
-template <gemv::Assignment How, int Tiles, int Slots, int Team = 1> struct Shape {
+template <gemv::Assignment How, int Tiles, int Slots> struct Shape {
   static constexpr auto assignment = How;
-  static constexpr int tiles = Tiles, slots = Slots, team = Team, late_begin = 0, late_end = 0;
+  static constexpr int tiles = Tiles, slots = Slots, late_begin = 0, late_end = 0;
 };
 /// Late tiles in the middle of a step.
 template <int Tiles, int Begin, int End> struct Late : Shape<gemv::Assignment::Balanced, Tiles, 1> {
@@ -27,32 +27,29 @@ template <int Tiles, int Begin, int End> struct Late : Shape<gemv::Assignment::B
 };
 
 /// What workers cut: units of so many segments, by runs of any length or of whole units.
-template <int Warps, int Team, int Segments, bool Whole> struct Worked {
-  struct Format {
-    static constexpr int columns = 8;
-  };
-  static constexpr int warps = Warps, team = Team, segments = Segments, segment_least = 8, segment_granules = 8, tokens = 1;
+template <int Warps, int Segments, bool Whole> struct Worked {
+  static constexpr int warps = Warps, segments = Segments;
 };
 
 } // namespace
-template <int Warps, int Team, int Segments, bool Whole> struct core::Sums<Worked<Warps, Team, Segments, Whole>> {
+template <int Warps, int Segments, bool Whole> struct core::Sums<Worked<Warps, Segments, Whole>> {
   static constexpr bool whole = Whole;
 };
 namespace {
 
-template <int Warps, int Team, int Segments, bool Whole> void checkWorked() {
-  using G = Worked<Warps, Team, Segments, Whole>;
+template <int Warps, int Segments, bool Whole> void checkWorked() {
+  using G = Worked<Warps, Segments, Whole>;
   for (int units = 0; units <= 41; units++) {
-    const int turns = gemv::turns<G>(units), workers = gemv::workers<G>();
+    const int turns = gemv::turns<G>(units);
     CAPTURE(units);
     gemv::Cut<G> cut(turns);
     // The stream has every turn once, and each worker's in the order of its run.
     std::vector<int> seen(size_t(turns), 0);
     int begin = 0;
-    for (int w = 0; w < workers; w++) {
+    for (int w = 0; w < Warps; w++) {
       REQUIRE(cut.begin(w) == begin);
-      REQUIRE(cut.count(w) >= cut.count(workers - 1));
-      REQUIRE(cut.count(w) - cut.count(workers - 1) <= (Whole ? Segments : 1));
+      REQUIRE(cut.count(w) >= cut.count(Warps - 1));
+      REQUIRE(cut.count(w) - cut.count(Warps - 1) <= (Whole ? Segments : 1));
       for (int i = 0; i < cut.count(w); i++) {
         REQUIRE(cut.place(w, i) < turns);
         REQUIRE(cut.at(cut.place(w, i)) == begin + i);
@@ -62,31 +59,21 @@ template <int Warps, int Team, int Segments, bool Whole> void checkWorked() {
     }
     REQUIRE(begin == turns);
     for (int n : seen) REQUIRE(n == 1);
-    // Every segment of every unit is somebody's, and all who have one agree on who shares the unit.
-    std::vector<int> covered(size_t(units * Segments), 0);
+    // All who have a segment of a unit agree on who shares it.
     std::vector<std::vector<int>> has{size_t(units), std::vector<int>(Warps, 0)};
     std::vector<std::vector<int>> told{size_t(units), std::vector<int>()};
-    for (int w = 0; w < workers; w++)
-      for (int d = cut.begin(w); d < cut.begin(w) + cut.count(w); d++)
-        for (int m = 0; m < Team; m++) {
-          gemv::Part p = gemv::part<G>(units, d, m);
-          REQUIRE(p.begin <= d);
-          REQUIRE(d < p.end);
-          if (p.live) covered[size_t(p.unit * Segments + p.fold)]++;
-          if (p.unit >= units) continue;
-          gemv::Sharers s = gemv::sharers<G>(cut, w, m, p);
-          has[size_t(p.unit)][size_t(w * Team + m)] = 1;
-          REQUIRE((!Whole || s.count() == 1));
-          std::vector<int> now{s.first, s.last, s.members_begin, s.members_end};
-          if (told[size_t(p.unit)].empty()) told[size_t(p.unit)] = now;
-          REQUIRE(told[size_t(p.unit)] == now);
-        }
-    for (int n : covered) REQUIRE(n == 1);
-    for (int u = 0; u < units; u++) {
-      const std::vector<int> &t = told[size_t(u)];
-      for (int w = 0; w < workers; w++)
-        for (int m = 0; m < Team; m++) REQUIRE(has[size_t(u)][size_t(w * Team + m)] == (w >= t[0] && w <= t[1] && m >= t[2] && m < t[3]));
-    }
+    for (int w = 0; w < Warps; w++)
+      for (int d = cut.begin(w); d < cut.begin(w) + cut.count(w); d++) {
+        int unit = d / Segments;
+        gemv::Sharers s(cut, w, unit * Segments, unit * Segments + Segments);
+        has[size_t(unit)][size_t(w)] = 1;
+        REQUIRE((!Whole || s.count() == 1));
+        std::vector<int> now{s.first, s.last};
+        if (told[size_t(unit)].empty()) told[size_t(unit)] = now;
+        REQUIRE(told[size_t(unit)] == now);
+      }
+    for (int u = 0; u < units; u++)
+      for (int w = 0; w < Warps; w++) REQUIRE(has[size_t(u)][size_t(w)] == (w >= told[size_t(u)][0] && w <= told[size_t(u)][1]));
   }
 }
 
@@ -141,16 +128,6 @@ template <int Tiles, int Slots> void checkSeed() {
   }
 }
 
-/// Where K is cut, a team's four tiles belong to one CTA: only a slot's last group may be short.
-template <gemv::Assignment How, int Tiles, int Slots> void checkTeams() {
-  for (int ctas : {1, 2, 3, 7, 32, 132, 1000})
-    for (const gemv::Units &u : owners<Shape<How, Tiles, Slots, 4>>(ctas)) {
-      if (u.begin == u.end) continue;
-      REQUIRE(u.begin % Tiles % 4 == 0);
-      REQUIRE((u.end % Tiles % 4 == 0 || u.end % Tiles == 0));
-    }
-}
-
 /// Every tile belongs to one CTA; the others' are shared among all CTAs, the late ones among those behind the busy ones, if
 /// these are at most half of all.
 template <class G> void checkLate() {
@@ -186,24 +163,15 @@ TEST_CASE("late tiles belong to CTAs that are not waited for") {
   checkLate<Late<7, 3, 7>>();
 }
 TEST_CASE("workers cut a pass's turns into equal runs, and know who shares a unit") {
-  checkWorked<11, 1, 5, false>();
-  checkWorked<9, 1, 1, false>();
-  checkWorked<3, 1, 16, false>();
-  checkWorked<1, 1, 3, false>();
-  checkWorked<12, 4, 10, false>();
-  checkWorked<12, 4, 3, false>();
-  checkWorked<8, 4, 13, false>();
+  checkWorked<11, 5, false>();
+  checkWorked<9, 1, false>();
+  checkWorked<3, 16, false>();
+  checkWorked<1, 3, false>();
+  checkWorked<12, 10, false>();
 }
 TEST_CASE("a unit that must be one worker's is") {
-  checkWorked<11, 1, 5, true>();
-  checkWorked<3, 1, 16, true>();
-  checkWorked<12, 4, 3, true>();
-}
-TEST_CASE("units of teams stay together where K is cut") {
-  checkTeams<gemv::Assignment::Balanced, 5, 8>();
-  checkTeams<gemv::Assignment::Balanced, 320, 3>();
-  checkTeams<gemv::Assignment::Grid, 18, 4>();
-  for (const gemv::Units &u : owners<Shape<gemv::Assignment::Balanced, 12, 1, 4>>(12)) CHECK(u.end - u.begin == 1);
+  checkWorked<11, 5, true>();
+  checkWorked<3, 16, true>();
 }
 TEST_CASE("balanced units") {
   checkBalanced<1, 1>();

@@ -15,9 +15,8 @@ template <class G> struct Sums {
   PHASEC_DEVICE void begin(float *piece) { to = piece, first = true; }
   PHASEC_DEVICE void take(const u8 *from, int) { stage = from; }
   /// Adds the sums over a segment's k of sixteen rows for every token.
-  PHASEC_DEVICE void add(const Cta &cta, int slot, const gemv::Part &p) {
-    if (!p.live) return;
-    gemv::SegmentRow s = gemv::segment_row<G>(slot, p.fold);
+  PHASEC_DEVICE void add(const Cta &cta, int slot, int fold) {
+    gemv::SegmentRow s = gemv::segment_row<G>(slot, fold);
     int k0 = gemv::slot_begin<G>(slot);
     using Format = typename G::Format;
     const u16 *x = gemv::staged<G>(cta);

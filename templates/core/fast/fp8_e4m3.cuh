@@ -1,4 +1,4 @@
-// fp8_e4m3.cuh (fast): a warpgroup multiplies e4m3 weights as they lie; for a warp by itself they become f16 pairs, exactly.
+// fp8_e4m3.cuh (fast): e4m3 weights become f16 pairs, exactly.
 #pragma once
 #include "../../weights/fp8_e4m3.cuh"
 #include "segment.cuh"
@@ -18,18 +18,6 @@ PHASEC_DEVICE core::Fragments fragments(fp8_e4m3, const core::Codes &codes) {
     f.a[j][2] = ptx::e4m3x2_to_f16x2(w.word[j] >> 16), f.a[j][3] = ptx::e4m3x2_to_f16x2(w8.word[j] >> 16);
   }
   return f;
-}
-
-PHASEC_DEVICE warpgroup::Fragments fragments8(fp8_e4m3, const core::Codes &codes) {
-  warpgroup::Fragments f;
-#pragma unroll
-  for (int j = 0; j < 4; j++) f.a[j / 2][j % 2 * 2] = codes.of[0].word[j], f.a[j / 2][j % 2 * 2 + 1] = codes.of[1].word[j];
-  return f;
-}
-PHASEC_DEVICE warpgroup::RowScales row_scales(fp8_e4m3, const core::Codes &) { return warpgroup::RowScales{1.0f, 1.0f}; }
-template <bool First, int Groups>
-PHASEC_DEVICE void multiply(fp8_e4m3, warpgroup::Begin<First>, float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
-  ptx::wgmma_e4m3<First>(d, a, b);
 }
 
 } // namespace weights

@@ -1,22 +1,27 @@
-// nvfp4.cuh (fast): words become e5m2 bytes with masks and shifts. A warpgroup multiplies those and scales the sums. A warp by
-// itself makes them f16 pairs (values times 2^-14), which take their block scales as f16 products. Every e2m1 x e4m3 product times 2^-14 is a multiple of 2^-24 of at most six bits: f16 holds
-// it exactly.
+// nvfp4.cuh (fast): words become f16 pairs (values times 2^-14) with masks and multiplications. Every e2m1 x e4m3 product times 2^-14 is a
+// multiple of 2^-24 of at most six bits: f16 holds it exactly.
 #pragma once
 #include "../../weights/nvfp4.cuh"
 #include "segment.cuh"
 
 namespace weights {
 
-/// A word's codes as four e5m2 bytes of row r and four of row r + 8: the values times 2^-14.
-struct EBytes {
-  u32 row, row8;
-};
-PHASEC_DEVICE EBytes e5m2(u32 x) {
-  return EBytes{x & 0x8e8e8e8eu, ((x >> 3) & 0x0e0e0e0eu) | (ptx::shift_left<7>(x) & 0x80808080u)};
-}
-
 PHASEC_DEVICE core::Codes load(nvfp4, const u8 *granule, int lane) {
   return {{((const Words4 *)granule)[lane]}, ((const u16 *)(granule + nvfp4::codes_bytes))[lane]}; // scales of rows r, r + 8
+}
+/// The A operand of a word, without its scales: rows r and r + 8, k 4j and 4j + 1, then those behind them. A multiplication moves a sign and a
+/// magnitude to their places; what else it moves there is masked away, and no sum of it carries so far.
+PHASEC_DEVICE void fragment(nvfp4, u32 x, u32 (&a)[4]) {
+  constexpr u32 kept = 0x8e008e00u;
+  a[0] = x & kept;
+  a[1] = (x << 3) & kept;
+  a[2] = (x & 0x40384038u) * 66u & kept;
+  a[3] = (x & 0x20072007u) * 516u & kept;
+}
+/// The block scales of rows r and r + 8.
+PHASEC_DEVICE core::RowScales row_scales(nvfp4, const core::Codes &codes) {
+  u32 scales = ptx::e4m3x2_to_f16x2(codes.scales);
+  return core::RowScales{ptx::from_f16(scales), ptx::from_f16_high(scales)};
 }
 PHASEC_DEVICE core::Fragments fragments(nvfp4, const core::Codes &codes) {
   u32 scales = ptx::e4m3x2_to_f16x2(codes.scales);
@@ -24,32 +29,11 @@ PHASEC_DEVICE core::Fragments fragments(nvfp4, const core::Codes &codes) {
   core::Fragments f;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
-    EBytes e = e5m2(codes.of[0].word[j]);
-    f.a[j][0] = ptx::mul_f16x2(ptx::permute(e.row, 0u, 0x1404u), scale);
-    f.a[j][1] = ptx::mul_f16x2(ptx::permute(e.row8, 0u, 0x1404u), scale8);
-    f.a[j][2] = ptx::mul_f16x2(ptx::permute(e.row, 0u, 0x3424u), scale);
-    f.a[j][3] = ptx::mul_f16x2(ptx::permute(e.row8, 0u, 0x3424u), scale8);
-  }
-  return f;
-}
-
-/// The same bytes for a warpgroup, without their scales.
-PHASEC_DEVICE warpgroup::Fragments fragments8(nvfp4, const core::Codes &codes) {
-  warpgroup::Fragments f;
+    fragment(nvfp4{}, codes.of[0].word[j], f.a[j]);
 #pragma unroll
-  for (int j = 0; j < 4; j++) {
-    EBytes e = e5m2(codes.of[0].word[j]);
-    f.a[j / 2][j % 2 * 2] = e.row, f.a[j / 2][j % 2 * 2 + 1] = e.row8;
+    for (int i = 0; i < 4; i++) f.a[j][i] = ptx::mul_f16x2(f.a[j][i], i % 2 ? scale8 : scale);
   }
   return f;
-}
-PHASEC_DEVICE warpgroup::RowScales row_scales(nvfp4, const core::Codes &codes) {
-  u32 scales = ptx::e4m3x2_to_f16x2(codes.scales);
-  return warpgroup::RowScales{ptx::from_f16(scales), ptx::from_f16_high(scales)};
-}
-template <bool First, int Groups>
-PHASEC_DEVICE void multiply(nvfp4, warpgroup::Begin<First>, float (&d)[Groups][4], const u32 (&a)[4], u64 b) {
-  ptx::wgmma_e5m2<First>(d, a, b);
 }
 
 } // namespace weights

@@ -1,14 +1,18 @@
 // operand.cuh (fast): what a GEMV multiplies its weights with, staged into shared memory slot by slot as 16-bit floats
 // [tokens][stride], by every CTA for itself: a norm never costs an event. bf16 weights meet bf16. The others meet f16, and
 // so that f16 covers bf16's range each token has a power of two per run of segments, which brings its largest magnitude
-// to [2^14, 2^15). For teams of warps they are pairs of e4m3 instead, up to 2^8 (pairs.cuh). The RMS factor commutes with
-// the sum: it is applied to finished rows, not to the operand.
+// to [2^14, 2^15). The RMS factor commutes with the sum: it is applied to finished rows, not to the operand.
 #pragma once
 #include "../../rms.cuh"
 #include "float16.cuh"
-#include "pairs.cuh"
+#include "../../gemv.cuh"
 
 namespace operand {
+
+/// Whether columns of B have one block of k each.
+template <class G> inline constexpr bool by_block = G::Format::block_scales && G::tokens <= 2;
+/// What a column has outside of its block: as many zeros as a segment has k.
+template <class G> PHASEC_DEVICE const u8 *zeros() { return ptx::shared_base() + G::zeros_offset; }
 
 /// Scratch in shared memory: [tokens][segments] powers of two to undo, then [tokens][norm parts] sums of squares.
 template <class G> PHASEC_DEVICE float *scales(const Cta &cta) { return (float *)(ptx::shared_base() + G::scratch_offset); }
@@ -242,23 +246,17 @@ private:
   }
   /// The power of two that the run is multiplied with, and what undoes it.
   PHASEC_DEVICE float power_for(const Cta &cta, float amax) const {
-    float power = float16::power_for(amax, warpgroup::takes<G> ? int(warpgroup::kTop) : 14);
-    if (warpgroup::takes<G> && amax == ptx::from_bits(0x7f800000u)) power = ptx::from_bits(0x7fc00000u); // e4m3 has no infinity
+    float power = float16::power_for(amax);
     for (int fold = first + cta.lane; fold < last; fold += 32)
       scales<G>(cta)[token * G::segments + fold] = float16::inverse(power) * G::Format::unit();
     return power;
   }
   PHASEC_DEVICE void put(const Cta &cta, int k, const float (&x)[8]) const {
-    if constexpr (warpgroup::takes<G>) {
-      warpgroup::Operand<G>::store(cta, token, k, x);
-      warpgroup::Operand<G>::store(cta, token, k + 4, x + 4);
-    } else {
-      Words4 w;
+    Words4 w;
 #pragma unroll
-      for (int j = 0; j < 4; j++)
-        w.word[j] = G::Format::f16_operand ? ptx::to_f16x2(x[2 * j], x[2 * j + 1]) : ptx::to_bf16x2(x[2 * j], x[2 * j + 1]);
-      *(Words4 *)(gemv::staged<G>(cta) + token * G::operand_stride + k) = w;
-    }
+    for (int j = 0; j < 4; j++)
+      w.word[j] = G::Format::f16_operand ? ptx::to_f16x2(x[2 * j], x[2 * j + 1]) : ptx::to_bf16x2(x[2 * j], x[2 * j + 1]);
+    *(Words4 *)(gemv::staged<G>(cta) + token * G::operand_stride + k) = w;
   }
 };
 
@@ -294,7 +292,6 @@ template <class G, class Idle> PHASEC_DEVICE void stage(const Cta &cta, int slot
     for (int i = 0; i < together; i++)
       if (job + i * G::warps < jobs) staging[i].store(cta, slot);
   }
-  if constexpr (warpgroup::takes<G>) ptx::fence_async_shared();
 }
 
 } // namespace operand

@@ -3,12 +3,12 @@
 // reproduce: phasec render model.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 0; // ctas 0: a launch value
+  static constexpr int tokens = 8, warps = 11, threads = 352, feeders = 1, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 44, stage_bytes = 4608, window = 44;
   static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, reads_offset = 203264, step_offset = 203520,
       table_offset = 203776, feeder_tables_offset = 203928, owed_offset = 204536, left_offset = 204864,
       pieces_offset = 214784, arrived_offset = 205696,
-      tile_offset = 205824, scratch_offset = 211456, operand_offset = 211584; // shared memory, 226048 bytes
+      tile_offset = 205824, zeros_offset = 211456, scratch_offset = 211456, operand_offset = 211584; // shared memory, 226048 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
       instance_counter = 3, owed_words = 1;
 };

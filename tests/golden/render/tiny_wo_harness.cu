@@ -3,12 +3,12 @@
 // reproduce: phasec render tiny_wo_harness.phase --emit=cuda --target sm_90a --set math=exact --set wo_split=8 --set partition=seed --set slice_ctas=8
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, team = 1, feeders = 1, ctas = 32;
+  static constexpr int tokens = 8, warps = 11, threads = 352, feeders = 1, ctas = 32;
   static constexpr int stages = 44, stage_bytes = 4608, window = 44;
   static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, reads_offset = 203264, step_offset = 203520,
       table_offset = 203776, feeder_tables_offset = 203856, owed_offset = 204176, left_offset = 204312,
       pieces_offset = 213120, arrived_offset = 205056,
-      tile_offset = 205184, scratch_offset = 210816, operand_offset = 210944; // shared memory, 224384 bytes
+      tile_offset = 205184, zeros_offset = 210816, scratch_offset = 210816, operand_offset = 210944; // shared memory, 224384 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
       instance_counter = 3, owed_words = 2;
 };

@@ -12,14 +12,15 @@ namespace {
 constexpr int64_t kStepBytes = 256, kUnitBytes = 64; // templates: sequences::StepArrays, attn::Unit
 constexpr int kBlockRows = 16;        // KV rows of a stage
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
+constexpr int kFc2Slots = 4;          // fewest of fc2: a CTA stages little, and starts when that is there (tests/bench/README.md)
 constexpr double kImbalanceMax = 1.04;
 
 int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 /// Templates: Ring, a count per stage.
 int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
-/// Bytes of the stream that a CTA may have under way in kernels for one token: what a CTA loads from L2 waits behind all of them. With eight
-/// tokens a limit gained nothing, between them it was not measured (tests/bench/README.md).
+/// Bytes of the stream that a CTA may have under way in kernels for one token, or two where words are taken apart: what a CTA loads from L2
+/// waits behind all of them. With more tokens a limit gained nothing (tests/bench/README.md).
 constexpr int64_t kUnpackWindowBytes = 74 << 10, kWindowBytes = 90 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
@@ -51,9 +52,9 @@ public:
 
   Status run() {
     const Schedule &s = plan_.schedule;
-    std::vector<int> warps = {11, 15, 7, 3, 1};
+    std::vector<int> warps = {12, 8, 4, 3, 1}; // three and a feeder for each of an SM's schedulers
     if (!plan_.target->bulk_copy) warps = {7, 11, 15, 3, 1}; // copying takes registers, and eleven warps would spill some
-    else if (!unpacks() && plan_.tokens_max <= 2) warps = {9, 11, 15, 7, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
+    else if (!unpacks() && plan_.tokens_max == 1) warps = {9, 12, 8, 4, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     // Not every length that fits: tests/bench/README.md.
     std::vector<int> stages = {44, 40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2};
@@ -140,13 +141,13 @@ private:
     measureSegments(g, int64_t(bounds.size()), granulesOf(bounds), geometry.stage_bytes);
   }
 
-  /// Fewest slots that fit and, when another step folds them anyway cheaply, keep the CTAs within 4 % of each other.
+  /// Fewest slots that fit; of fc2, whose K is long, as many as keep the CTAs within 4 % of each other, and four at least.
   bool chooseSlots(Body &body, Step &step, const Geometry &geometry, int64_t available) {
     Gemv &g = step.gemv;
     int64_t ctas = plan_.ctas_pinned ? plan_.ctas_pinned : plan_.target->sm_counts.front();
     bool fitting = false;
     int limit = step.op == ir::Op::wo ? 1 : int(std::min<int64_t>(kSlotsMax, g.granules));
-    for (int slots = 1; slots <= limit; slots++) {
+    for (int slots = step.op == ir::Op::fc2 ? std::min(kFc2Slots, limit) : 1; slots <= limit; slots++) {
       measure(body, step, geometry, slots);
       if (operandBytes(g) > available) continue;
       fitting = true;
@@ -158,7 +159,7 @@ private:
 
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) + zerosBytes(geometry) +
+    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + stretchesBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) + zerosBytes(geometry) +
                     kStepBytes + tableBytes() + feederTablesBytes(geometry) + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
@@ -204,11 +205,15 @@ private:
   int64_t leftBytes() const { return unitsBytes() / 4; }
 
   /// What a CTA knows of every step's share: its units, or the chunks of each sequence.
-  int64_t unitsBytes() const {
-    int64_t steps = 0;
-    for (const Body &b : plan_.bodies) steps += int64_t(b.steps.size());
-    return align(steps * 16, 128);
+  int64_t unitsBytes() const { return align(steps() * 16, 128); }
+  int64_t steps() const {
+    int64_t n = 0;
+    for (const Body &b : plan_.bodies) n += int64_t(b.steps.size());
+    return n;
   }
+
+  /// Templates: stream::kStretches a step.
+  int64_t stretchesBytes() const { return align(steps() * 3 * 24, 128); }
 
   /// Factors of the staged operand: one per token and segment, the norm's and its partial sums; a word for CTA elections.
   int64_t scratchBytes() const {
@@ -226,14 +231,15 @@ private:
     plan_.stream.stages = geometry.stages;
     plan_.stream.stage_bytes = geometry.stage_bytes;
     int64_t window = plan_.schedule.integer("window");
-    bool limits = plan_.schedule.word("math") == "fast" && plan_.tokens_max == 1;
+    bool limits = plan_.schedule.word("math") == "fast" && plan_.tokens_max <= (unpacks() ? 2 : 1);
     if (!window) window = limits ? (unpacks() ? kUnpackWindowBytes : kWindowBytes) / geometry.stage_bytes : geometry.stages;
     plan_.stream.window = int(std::clamp<int64_t>(window, 1, geometry.stages));
     SharedLayout &l = plan_.shared;
     l.ring = 0;
     l.barriers = geometry.stages * geometry.stage_bytes;
     l.units = l.barriers + align(geometry.stages * 8, 128);
-    l.reads = l.units + unitsBytes();
+    l.stretches = l.units + unitsBytes();
+    l.reads = l.stretches + stretchesBytes();
     l.step = l.reads + readsBytes(geometry.stages);
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();

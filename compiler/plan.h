@@ -248,7 +248,7 @@ struct Instance {
 
 /// Offsets of the one dynamic shared-memory region, the same for every step.
 struct SharedLayout {
-  int64_t ring = 0, barriers = 0, units = 0, reads = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, pieces = 0, arrived = 0, scratch = 0, operand = 0, bytes = 0;
+  int64_t ring = 0, barriers = 0, units = 0, stretches = 0, reads = 0, step = 0, table = 0, feeder_tables = 0, owed = 0, left = 0, pieces = 0, arrived = 0, scratch = 0, operand = 0, bytes = 0;
   int64_t zeros = 0;  ///< what a column of the operand has outside of its block
   int64_t tile = 0;   ///< a warp's row tile while it adds slots
   int64_t attention_units = 0; ///< a warp's unit of attention

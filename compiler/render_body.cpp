@@ -19,20 +19,17 @@ void BodyText::phases(llvm::raw_ostream &out) {
   for (const Step &s : body_.steps) step(out, s);
 }
 
-void BodyText::itemsCases(llvm::raw_ostream &out) {
-  for (const Step &s : body_.steps)
-    if (s.gemv.rows || s.op == Op::attn)
-      out << "    case " << first_step_ + s.id << ": return " << (s.gemv.rows ? "gemv" : "attn") << "::items<" << name(s) << ">(cta);\n";
-}
-
 void BodyText::fetchCases(llvm::raw_ostream &out) {
   for (const Step &s : body_.steps)
-    if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": gemv::fetch<" << name(s) << ">(cta, table, item, to); break;\n";
+    if (s.gemv.rows) out << "    case " << first_step_ + s.id << ": gemv::fetch<" << name(s) << ">(table, s, item, to); break;\n";
 }
 
 void BodyText::openCases(llvm::raw_ostream &out) {
   for (const Step &s : body_.steps) {
-    if (!s.gemv.rows && s.op != Op::attn) continue;
+    if (!s.gemv.rows && s.op != Op::attn) {
+      out << "    case " << first_step_ + s.id << ": stream::open_empty<Launch>(" << first_step_ + s.id << "); break;\n";
+      continue;
+    }
     auto waits = std::find_if(body_.steps.begin(), body_.steps.end(), [&](const Step &a) { return a.op == Op::attn && a.attention.heads_step == s.id; });
     std::string busy = s.gemv.late_end ? ", attn::count_units<" + name(*waits) + ">(cta, nullptr)" : "";
     out << "    case " << first_step_ + s.id << ": " << (s.gemv.rows ? "gemv" : "attn") << "::open<" << name(s) << ">(cta" << busy << "); break;\n";

@@ -18,7 +18,6 @@ public:
       : plan_(plan), layer_(module.layers[plan.bodies[index].layer]), body_(plan.bodies[index]), first_step_(first_step) {}
 
   void phases(llvm::raw_ostream &out);
-  void itemsCases(llvm::raw_ostream &out);
   void fetchCases(llvm::raw_ostream &out);
   void openCases(llvm::raw_ostream &out);
   void calls(llvm::raw_ostream &out);

@@ -84,7 +84,7 @@ private:
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", feeders = " << plan_.feeders()
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ", window = " << plan_.stream.window << ";\n";
-    out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units
+    out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units << ", stretches_offset = " << l.stretches
         << ", reads_offset = " << l.reads << ", step_offset = " << l.step
         << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", owed_offset = " << l.owed << ", left_offset = " << l.left << ",\n      pieces_offset = " << l.pieces << ", arrived_offset = " << l.arrived
         << ",\n      tile_offset = " << l.tile << ", zeros_offset = " << l.zeros << ", scratch_offset = " << l.scratch << ", operand_offset = " << l.operand << "; // shared memory, " << l.bytes << " bytes\n";
@@ -139,10 +139,7 @@ private:
     out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
     for (BodyText &b : bodies_) b.openCases(out);
     out << "    default: break;\n    }\n  }\n";
-    out << "  PHASEC_DEVICE static int items(const Cta &cta, int step) {\n    switch (step) {\n";
-    for (BodyText &b : bodies_) b.itemsCases(out);
-    out << "    }\n    return 0;\n  }\n";
-    out << "  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {\n    switch (step) {\n";
+    out << "  PHASEC_DEVICE static bool fetch(const u64 *table, int step, const Stretch &s, int item, Item &to) {\n    switch (step) {\n";
     for (BodyText &b : bodies_) b.fetchCases(out);
     out << "    default: return false; // attention fills its stages itself\n    }\n    return true;\n  }\n";
     for (size_t b = 0; b < bodies_.size(); b++) {

@@ -44,12 +44,10 @@ struct Units {
   PHASEC_DEVICE int count() const { return end - begin + (late_end - late_begin); }
 };
 template <class G> inline constexpr int late_tiles = G::late_end - G::late_begin;
-/// The row tile of unit i of those that a CTA has in a slot.
-template <class G> PHASEC_DEVICE int tile_at(const Units &u, int slot, int i) {
-  int unit = u.begin + i - slot * G::tiles;
+/// The row tile of a unit, counted from the slot's first.
+template <class G> PHASEC_DEVICE int tile_of(int unit) {
   if constexpr (late_tiles<G> > 0) {
     constexpr int others = G::tiles - late_tiles<G>;
-    if (i >= u.end - u.begin) unit = u.late_begin + i - (u.end - u.begin);
     if (unit >= G::late_begin) unit += unit < others ? late_tiles<G> : G::late_begin - others;
   }
   return unit;
@@ -80,10 +78,8 @@ template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy =
   return Units{share(G::slots * G::tiles, cta, ctas), share(G::slots * G::tiles, cta + 1, ctas), 0, 0};
 }
 
-/// The units of this CTA in a step: computed once per launch, since shares are divisions. One thread opens a step. Sixteen bytes
-/// of shared memory are a step's.
+/// The units of this CTA in a step: computed once per launch, since shares are divisions. Sixteen bytes of shared memory are a step's.
 template <class G> PHASEC_DEVICE Units &units(const Cta &) { return *(Units *)(ptx::shared_base() + G::units_offset + G::step * 16); }
-template <class G> PHASEC_DEVICE void open(const Cta &cta, int busy = 0) { units<G>(cta) = share_units<G>(cta.cta, ptx::ctas(), busy); }
 
 template <class G> PHASEC_DEVICE SegmentRow segment_row(int slot, int fold) {
   const int *row = G::segment_table() + (slot * G::segments + fold) * 4;
@@ -115,12 +111,11 @@ template <class G> PHASEC_DEVICE int first_slot(const Units &u) { return G::slot
 
 /// Units of a slot that are computed together: those that are waited for, then the late ones.
 struct Pass {
-  int first, units; ///< counted from the CTA's first in the slot
+  int unit, units; ///< the first, counted from the slot's
 };
 template <class G> static constexpr int passes() { return late_tiles<G> > 0 ? 2 : 1; }
-PHASEC_DEVICE Pass pass_of(const Units &u, int pass) {
-  int others = u.end - u.begin;
-  return pass == 0 ? Pass{0, others} : Pass{others, u.late_end - u.late_begin};
+template <class G> PHASEC_DEVICE Pass pass_of(const Units &u, int slot, int pass) {
+  return pass == 0 ? Pass{u.begin - slot * G::tiles, u.end - u.begin} : Pass{u.late_begin, u.late_end - u.late_begin};
 }
 
 template <class G> PHASEC_DEVICE int turns(int units) { return units * G::segments; }
@@ -133,6 +128,7 @@ template <class G> struct Cut {
   int more;  ///< so many workers, the first, have a grain more
 
   PHASEC_DEVICE explicit Cut(int turns) : least(turns / grain / G::warps * grain), more(turns / grain % G::warps) {}
+  PHASEC_DEVICE explicit Cut(const Stretch &s) : least(s.least), more(s.more) {}
   PHASEC_DEVICE int begin(int worker) const { return worker * least + (worker < more ? worker : more) * grain; }
   PHASEC_DEVICE int count(int worker) const { return least + (worker < more ? grain : 0); }
   /// Where a worker's turn i stands in the stream, and which turn stands at n.
@@ -146,33 +142,28 @@ template <class G> struct Cut {
   }
 };
 
-template <class G> PHASEC_DEVICE int items(const Cta &cta) {
-  Units all = units<G>(cta);
-  int n = 0;
-  if (all.count() == 0) return 0;
-  for (int slot = first_slot<G>(all); slot < G::slots; slot++) {
-    Units u = in_slot<G>(all, slot);
-    if (u.count() <= 0) break;
-    for (int p = 0; p < passes<G>(); p++) n += turns<G>(pass_of(u, p).units);
+/// Opens a step: the CTA's units, and what it streams of them. One thread.
+template <class G> PHASEC_DEVICE void open(const Cta &cta, int busy = 0) {
+  Units all = units<G>(cta) = share_units<G>(cta.cta, ptx::ctas(), busy);
+  Stretch *to = stream::stretches<typename G::L>(G::step);
+  int first = first_slot<G>(all), last = all.count() > 0 && G::slots > 1 ? (all.end - 1) / G::tiles : first;
+  for (int i = 0; i < kStretches; i++) {
+    int slot = i == 0 ? first : i == 1 ? first + (passes<G>() == 1) : last;
+    int slots = i == 0 ? 1 : i == 1 ? (passes<G>() > 1 ? 1 : last - first - 1) : int(last > first);
+    Pass pass = pass_of<G>(in_slot<G>(all, slot), slot, passes<G>() > 1 ? i : 0);
+    int n = all.count() > 0 && slots > 0 ? turns<G>(pass.units) : 0;
+    Cut<G> cut(n);
+    to[i] = Stretch{n, slots, slot, pass.unit, cut.least, cut.more};
   }
-  return n;
 }
-/// What item i of a CTA's step fetches. A slot between two granule bounds may hold no bytes.
-template <class G> PHASEC_DEVICE void fetch(const Cta &cta, const u64 *table, int i, Item &item) {
-  Units all = units<G>(cta), u;
-  Pass pass;
-  int slot = first_slot<G>(all), p = 0;
-  for (;;) {
-    u = in_slot<G>(all, slot), pass = pass_of(u, p);
-    int n = turns<G>(pass.units);
-    if (i < n) break;
-    i -= n;
-    if (++p == passes<G>()) p = 0, slot++;
-  }
-  int turn = Cut<G>(turns<G>(pass.units)).at(i), tile = tile_at<G>(u, slot, pass.first + turn / G::segments);
-  SegmentRow s = segment_row<G>(slot, turn % G::segments);
-  item.from = (const u8 *)table[G::weight] + ((i64)tile * G::granules + s.granule_begin) * G::Format::granule_bytes;
-  item.bytes = u32(s.granule_end - s.granule_begin) * G::Format::granule_bytes;
+/// What item i of a stretch fetches. A slot between two granule bounds may hold no bytes.
+template <class G> PHASEC_DEVICE void fetch(const u64 *table, const Stretch &s, int i, Item &item) {
+  int slot = s.slot;
+  if (G::slots > 1 && s.slots > 1) slot += i / s.items, i %= s.items;
+  int turn = Cut<G>(s).at(i), tile = tile_of<G>(s.unit + turn / G::segments);
+  SegmentRow row = segment_row<G>(slot, turn % G::segments);
+  item.from = (const u8 *)table[G::weight] + ((i64)tile * G::granules + row.granule_begin) * G::Format::granule_bytes;
+  item.bytes = u32(row.granule_end - row.granule_begin) * G::Format::granule_bytes;
 }
 
 /// The scale of a lane's rows of a tile (i, i + 32, ...): asked for before their sums are there.
@@ -309,13 +300,13 @@ template <class G> struct Run {
 
 /// Computes a run; the pass's first item has the number `first`. `taken`: `sums` already have the run's first segment.
 template <class G, class Finish>
-PHASEC_DEVICE void compute(const Cta &cta, const Units &u, int slot, const Pass &pass, const Run<G> &run, u32 first, core::Sums<G> &sums, bool taken) {
+PHASEC_DEVICE void compute(const Cta &cta, int slot, const Pass &pass, const Run<G> &run, u32 first, core::Sums<G> &sums, bool taken) {
   using R = Ring<typename G::L>;
 #pragma unroll 1
   for (int d = run.begin; d < run.end;) { // by units
     int unit = d / G::segments, begin = unit * G::segments, end = begin + G::segments;
     Sharers all(run.cut, cta.warp, begin, end);
-    int tile = tile_at<G>(u, slot, pass.first + unit);
+    int tile = tile_of<G>(pass.unit + unit);
     float scale = row_scale<G>(cta, tile);
     ptx::sync_warp(); // the last unit's sums have been read
     sums.begin(all.piece<G>(cta.warp));
@@ -345,7 +336,7 @@ template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typ
   if (all.count() == 0) return;
 #pragma unroll 1
   for (int slot = first_slot<G>(all); G::slots == 1 ? slot == 0 : slot * G::tiles < all.end; slot++) {
-    Run<G> run(cta, pass_of(in_slot<G>(all, slot), 0)); // before the CTA waits, not behind
+    Run<G> run(cta, pass_of<G>(in_slot<G>(all, slot), slot, 0)); // before the CTA waits, not behind
     run.begin = ptx::unknown(run.begin), run.end = ptx::unknown(run.end);
     core::Sums<G> sums;
     bool taken = false;
@@ -367,12 +358,12 @@ template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typ
     Units u = in_slot<G>(all, slot);
 #pragma unroll 1
     for (int p = 0; p < passes<G>(); p++) {
-      Pass pass = pass_of(u, p);
+      Pass pass = pass_of<G>(u, slot, p);
       if (p > 0) {
         ptx::sync_workers(G::threads); // nor the previous pass's pieces
         run = Run<G>(cta, pass);
       }
-      compute<G, Finish>(cta, u, slot, pass, run, ring.first, sums, taken);
+      compute<G, Finish>(cta, slot, pass, run, ring.first, sums, taken);
       taken = false;
       ring.first += u32(turns<G>(pass.units));
     }

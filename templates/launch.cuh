@@ -26,6 +26,7 @@ template <class L> PHASEC_DEVICE void load_arrays(const Cta &cta) {
   if (i == 0) {
     to->epoch = cta.counters()[kCounterEpoch];
     to->count = count;
+    to->instance = 0;
     to->pages = (const i32 *)cta.launch_table[3];
     to->page_stride = (i64)cta.launch_table[4];
   }
@@ -50,6 +51,24 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   return cta;
 }
 
+/// The register file where the feeders are a warpgroup of their own: they keep kFeederRegisters per thread of what all had at launch, as
+/// __launch_bounds__ gives it, and the workers divide the rest.
+enum : int { kFeederRegisters = 32 };
+template <class L> static constexpr bool divides_registers() { return PHASEC_SM >= 90 && L::feeders == 4; }
+template <class L> static constexpr int worker_registers() {
+  constexpr int groups = L::warps / 4, share = 512 / (groups + 1) / 8 * 8, launch = share < 248 ? share : 248;
+  constexpr int n = (launch * (groups + 1) - kFeederRegisters) / (groups > 0 ? groups : 1) / 8 * 8;
+  return n < 240 ? n : 240;
+}
+template <class L> PHASEC_DEVICE void take_registers() {
+  if constexpr (divides_registers<L>()) ptx::registers_take<worker_registers<L>()>();
+}
+/// The warps behind the workers feed the stream.
+template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
+  if constexpr (divides_registers<L>()) ptx::registers_give<kFeederRegisters>();
+  stream::feed<Program, L>(cta);
+}
+
 /// True when the step has no tokens or more than the kernel was compiled for. Every CTA then leaves at once, before it has
 /// touched an event, and the refusal is counted where the host can read it.
 template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
@@ -59,14 +78,20 @@ template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
   return true;
 }
 
+/// The instance that is computed.
+template <class L> PHASEC_DEVICE int instance() {
+  if constexpr (L::instances == 1) return 0;
+  return int(ptx::peek_shared(&sequences::arrays<L>()->instance));
+}
 /// Between two instances of a stack: everything of the one is visible to all CTAs before the next begins. A launch that
 /// covers only some calls arrives in the one's last call and waits before the other's first.
-template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta, int instance) {
-  int next = Program::calls_begin(instance + 1);
+template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta) {
+  int instance = launch::instance<L>(), next = Program::calls_begin(instance + 1);
   u32 *counter = cta.counters() + L::instance_counter;
   ptx::sync_workers(L::threads); // nobody reads the old table any more
   load_table<L>(cta.launch_table + (i64)(instance + 1) * L::table_entries);
   if (ptx::thread() == 0) {
+    sequences::arrays<L>()->instance = u32(instance) + 1u;
     if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
     u32 before = sequences::arrays<L>()->epoch * u32(Program::arrivals(L::instances - 1));
     if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(instance)));

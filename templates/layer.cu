@@ -17,9 +17,9 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 4, warps = 4, threads = 128, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096, window = 8;
-  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
+  static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, stretches_offset = 38208, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, pieces_offset = 33664, arrived_offset = 35712;
-  static constexpr int tile_offset = 37824, zeros_offset = 38080, scratch_offset = 38080, operand_offset = 38208;
+  static constexpr int tile_offset = 37824, zeros_offset = 38080, scratch_offset = 38080, operand_offset = 38336;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, steps = 1, calls = 1, instance_counter = 3, owed_words = 1;
 };
 //@ end
@@ -59,9 +59,8 @@ struct Program {
   PHASEC_DEVICE static void open(const Cta &cta) {
     if (ptx::thread() == 0) gemv::open<Wo>(cta);
   }
-  PHASEC_DEVICE static int items(const Cta &cta, int) { return gemv::items<Wo>(cta); }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int, int item, Item &to) {
-    gemv::fetch<Wo>(cta, table, item, to);
+  PHASEC_DEVICE static bool fetch(const u64 *table, int, const Stretch &s, int item, Item &to) {
+    gemv::fetch<Wo>(table, s, item, to);
     return true;
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int) {
@@ -74,16 +73,21 @@ PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_
   Cta cta = launch::open<Launch>(args);
   if (launch::refuse<Launch>(cta)) return;
   if constexpr (Launch::tokens == 1) cta.tokens = 1; // as it is, and no register holds it
+  ptx::sync_cta(); // what the launch is about is there
   Program::open(cta);
   Ring<Launch> ring;
   ring.open(cta);
   ptx::sync_cta();
-  if (cta.warp >= Launch::warps) return stream::feed<Program, Launch>(cta);
-  for (int instance = 0; instance < Launch::instances; instance++) {
-    if constexpr (Launch::instances > 1) instance = ptx::unknown(instance); // nothing is counted beside it
-    Program::run(cta, ring, instance);
+  if (cta.warp >= Launch::warps) return launch::feed<Program, Launch>(cta);
+  launch::take_registers<Launch>();
+  for (;;) {
+    Program::run(cta, ring, launch::instance<Launch>());
     if constexpr (Launch::instances > 1)
-      if (instance + 1 < Launch::instances) launch::next_instance<Launch, Program>(cta, instance);
+      if (launch::instance<Launch>() + 1 < Launch::instances) {
+        launch::next_instance<Launch, Program>(cta);
+        continue;
+      }
+    break;
   }
   launch::close<Launch>(cta);
 }

@@ -164,6 +164,17 @@ PHASEC_DEVICE u32 to_e4m3x2(float low, float high) {
 #endif
   return r;
 }
+/// Registers per thread: a warpgroup gives up all but N, or waits until it has N. All of its warps call.
+template <int N> PHASEC_DEVICE void registers_give() {
+#if PHASEC_SM >= 90
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
+template <int N> PHASEC_DEVICE void registers_take() {
+#if PHASEC_SM >= 90
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
 /// Orders what this thread has read of shared memory before bulk copies into it; the stages' release follows.
 PHASEC_DEVICE void fence_async_shared() {
 #if PHASEC_SM >= 90

@@ -12,6 +12,7 @@ struct StepArrays {
   i64 page_stride; ///< pages of a sequence
   u32 epoch;       ///< launches that this workspace has completed
   i32 count;
+  u32 instance;    ///< that is computed: a register would hold it around everything
   i32 first[17], context[16];
 };
 template <class S> PHASEC_DEVICE StepArrays *arrays() { return (StepArrays *)(ptx::shared_base() + S::step_offset); }

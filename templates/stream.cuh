@@ -10,10 +10,19 @@
 /// n % stages.
 struct Cursor {
   int instance, step, call; ///< step counts over all bodies, call over the steps of all instances
-  int items;                ///< of the step; -1 before they are counted
-  u32 first;                ///< number of the step's first item
+  int stretch;              ///< of the step
+  u32 first;                ///< number of the stretch's first item
   u32 next;                 ///< number of the lane's next item
 };
+
+/// Items of a step that are looked up alike: the turns of a GEMV's pass in a slot, or in several slots of which the CTA has all; or those
+/// that attention fills itself. What a launch streams is written down once, so that a feeder has little to do for an item.
+struct Stretch {
+  int items, slots; ///< of a slot, and how many slots
+  int slot, unit;   ///< the first, and its first unit
+  int least, more;  ///< how its workers cut its turns
+};
+enum : int { kStretches = 3 }; ///< of a step: a slot that the CTA has the end of, those between, one that it has the beginning of; or two passes
 
 /// What fills a stage.
 struct Item {
@@ -33,13 +42,12 @@ template <class L> struct Ring {
   /// Whether what lay in its stage before item n has been read.
   PHASEC_DEVICE static bool free(u32 n) { return ptx::load_shared_acquire(reads(n)) == n / L::stages; }
 
-  /// Whether that, or item n as well: attention fills items of its own and reads them, which no feeder may have looked at yet.
-  PHASEC_DEVICE static bool due(u32 n) { return i32(ptx::load_shared_acquire(reads(n)) - n / L::stages) >= 0; }
+  /// Whether that, or item n as well, when its stage was read so often: attention fills items of its own and reads them, which no feeder
+  /// may have looked at yet.
+  PHASEC_DEVICE static bool due(u32 n, u32 reads) { return i32(reads - n / L::stages) >= 0; }
 
-  /// Whether item n has landed: what the lane that filled its stage asks.
-  PHASEC_DEVICE static bool landed(u32 n) {
-    return ptx::peek_shared(reads(n)) != n / L::stages || ptx::mbar_test(full(n), n / L::stages % 2u);
-  }
+  /// Whether item n has landed, when its stage was read so often: what the lane that filled it asks. No branch: all lanes look.
+  PHASEC_DEVICE static bool landed(u32 n, u32 reads) { return ptx::mbar_test(full(n), n / L::stages % 2u) | (reads != n / L::stages); }
 
   /// Whether item n lies in its stage: what the warp asks that will read it. All lanes call and agree.
   PHASEC_DEVICE static bool ready(u32 n) {
@@ -96,15 +104,27 @@ template <class L> PHASEC_DEVICE u64 *table(const Cta &cta, int instance) {
   return (u64 *)(ptx::shared_base() + L::feeder_tables_offset) + (feeder<L>(cta) * kTables + instance % kTables) * L::table_entries;
 }
 
-/// The lane's next item; false when there is none before instance `end`. The rendered Program counts a step's items and knows
-/// them, save those that attention fills.
+/// The stretches of a step. A thread opens a step before the CTA's barrier.
+template <class L> PHASEC_DEVICE Stretch *stretches(int step) { return (Stretch *)(ptx::shared_base() + L::stretches_offset) + step * kStretches; }
+
+/// A step that streams nothing. One thread.
+template <class L> PHASEC_DEVICE void open_empty(int step) {
+  for (int i = 0; i < kStretches; i++) stretches<L>(step)[i] = Stretch{};
+}
+
+/// The lane's next item; false when there is none before instance `end`. The rendered Program knows the items of a stretch, save those that
+/// attention fills.
 template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item &item, int end) {
   while (c.instance < end) {
-    if (c.items < 0) c.items = cta.runs(c.call) ? Program::items(cta, c.step) : 0;
-    for (; c.next - c.first < u32(c.items); c.next += u32(lanes<L>))
-      if (Program::fetch(cta, table<L>(cta, c.instance), c.step, int(c.next - c.first), item)) return true;
-    c.first += u32(c.items);
-    c.items = -1;
+    const Stretch &s = stretches<L>(c.step)[c.stretch];
+    u32 items = cta.runs(c.call) ? u32(s.items * s.slots) : 0u, i = c.next - c.first;
+    if (i < items) {
+      if (Program::fetch(table<L>(cta, c.instance), c.step, s, int(i), item)) return true;
+      c.next += (items - i + u32(lanes<L> - 1)) / u32(lanes<L>) * u32(lanes<L>);
+    }
+    c.first += items;
+    if (++c.stretch < kStretches) continue;
+    c.stretch = 0;
     c.call += Program::calls(c.step);
     if (++c.step == Program::steps_end(c.instance)) {
       if (++c.instance < L::instances) c.step = Program::steps_begin(c.instance);
@@ -115,28 +135,32 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
 
 /// What a feeder does from the start of the launch to the end of the stream. One warp. To look items up takes long, however few lanes
 /// do: so it is put off until nothing can be filled and a lane is late, or several have come together. Where the window is less than the
-/// ring, no item is filled that is a window or more ahead of one of this feeder's that has not landed.
+/// ring, no item is filled that is a window or more ahead of one of this feeder's that has not landed. A lane that waits for its copy to land
+/// does not look whether its next stage is free, which it seldom is before.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   using R = Ring<L>;
   int id = cta.lane * L::feeders + feeder<L>(cta);
-  Cursor cursor{0, L::first_step, 0, -1, 0, u32(id)};
+  Cursor cursor{0, L::first_step, 0, 0, 0, u32(id)};
   Item item{};
   int tables = 0; // instances whose tables are there
   bool more = id < lanes<L>, ready = false;
   u32 last = ~0u; // the lane's item that has not landed, if there is one
   for (;;) {
-    bool may = true;
+    u32 look = last != ~0u ? last : cursor.next, reads = ptx::load_shared_acquire(R::reads(look));
+    bool due = more && last == ~0u && R::due(look, reads), may = true;
     if constexpr (L::window < L::stages) {
-      if (last != ~0u && R::landed(last)) last = ~0u;
+      bool landed = R::landed(look, reads);
+      if (landed) last = ~0u;
       u32 oldest = ptx::least(last != ~0u ? last : ready ? cursor.next : ~0u);
-      may = last == ~0u && cursor.next - oldest < u32(L::window);
+      may = cursor.next - oldest < u32(L::window);
     }
-    bool due = more && R::due(cursor.next), mine = due && ready && may;
+    bool mine = due && ready && may;
     if (ptx::any(mine)) {
       ptx::stream_expect(mine, R::full(cursor.next), item.bytes);
       ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
       ptx::stream_commit(mine, R::full(cursor.next));
-      if (mine) last = cursor.next, cursor.next += u32(lanes<L>), ready = false;
+      if (mine && L::window < L::stages) last = cursor.next;
+      if (mine) cursor.next += u32(lanes<L>), ready = false;
     } else if (!ptx::any(more && !ready && (due || cta.lane % 8 == 7))) {
       if (!ptx::any(more)) return;
       ptx::feeder_pause();

@@ -323,6 +323,8 @@ inline void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
                           [](void *const *lanes) { mma_lanes(lanes, [](u32 v) { return from_bits(v << 16); }); }, &lane);
 }
 
+template <int> inline void registers_give() {}
+template <int> inline void registers_take() {}
 inline void fence_async_shared() {}
 
 } // namespace ptx

@@ -65,11 +65,6 @@ template <class H> PHASEC_DEVICE int count_units(const Cta &cta, u8 *to) {
   }
   return units;
 }
-template <class H> PHASEC_DEVICE void open(const Cta &cta) {
-  count_units<H>(cta, chunks_of<H>());
-  for (int w = 0; w < H::warps; w++) ((Unit *)(ptx::shared_base() + H::units_shared_offset))[w].id = -1;
-}
-
 /// The i-th unit of the launch, and this warp's part of its rows.
 template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
   const i32 *first = sequences::first<typename H::S>(cta);
@@ -111,14 +106,18 @@ template <class H> PHASEC_DEVICE int cached_blocks(const Unit &u) { return (u.ro
 
 /// Every warp that has rows has items for every round of a unit, K and V.
 PHASEC_DEVICE int items(const Unit &u) { return 2 * u.warps * u.rounds; }
-/// Items of the CTA's units. The feeder leaves them to the warps.
-template <class H> PHASEC_DEVICE int items(const Cta &cta) {
+/// Opens the step: the chunks of each sequence, and the items of the CTA's units, which feeders leave to the warps. One thread.
+template <class H> PHASEC_DEVICE void open(const Cta &cta) {
+  count_units<H>(cta, chunks_of<H>());
+  for (int w = 0; w < H::warps; w++) shared_unit<H>(w).id = -1;
   int n = 0;
   for (int index = cta.cta;; index += ptx::ctas()) {
     Unit u = unit<H>(cta, index);
-    if (!u.found) return n;
+    if (!u.found) break;
     n += items(u);
   }
+  Stretch *to = stream::stretches<typename H::L>(H::step);
+  for (int i = 0; i < kStretches; i++) to[i] = Stretch{i == 0 ? n : 0, 1, 0, 0, 0, 0};
 }
 
 /// A warp's cached rows of a unit on their way through the ring: block b is K in item 2 (b * u.warps + warp) and V in the one

@@ -225,6 +225,8 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   u32 a[4] = {pair, pair, brain, brain};
   mma_f16(c, a, pair, brain);
   mma_bf16(c, a, brain, pair);
+  if (warp() < 4) registers_take<80>();
+  else registers_give<64>();
   *(u32 *)(shared + 4096 + thread() * 4) = to_e4m3x2(from_f16_high(pair), from_f16(pair));
   fence_async_shared();
   store_tagged((u64 *)g + thread(), c[0] + c[1] + c[2] + c[3], u32(load_tagged((const u64 *)g)));

@@ -139,7 +139,8 @@ template <class G> void checkLate() {
         gemv::Units u = gemv::share_units<G>(c, ctas, busy);
         int lates = 0;
         for (int i = 0; i < u.count(); i++) {
-          int tile = gemv::tile_at<G>(u, 0, i);
+          gemv::Pass pass = gemv::pass_of<G>(u, 0, i >= u.end - u.begin);
+          int tile = gemv::tile_of<G>(pass.unit + (i < u.end - u.begin ? i : i - (u.end - u.begin)));
           REQUIRE(tile >= 0);
           REQUIRE(tile < G::tiles);
           owned[size_t(tile)]++;

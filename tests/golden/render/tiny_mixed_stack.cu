@@ -3,13 +3,13 @@
 // reproduce: phasec render model.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, feeders = 1, ctas = 0; // ctas 0: a launch value
+  static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 44, stage_bytes = 4608, window = 44;
-  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, reads_offset = 203264, step_offset = 203520,
-      table_offset = 203776, feeder_tables_offset = 203928, owed_offset = 204536, left_offset = 204864,
-      pieces_offset = 214784, arrived_offset = 205696,
-      tile_offset = 205824, zeros_offset = 211456, scratch_offset = 211456, operand_offset = 211584; // shared memory, 226048 bytes
-  static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 12,
+  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, stretches_offset = 203264, reads_offset = 203648, step_offset = 203904,
+      table_offset = 204160, feeder_tables_offset = 204312, owed_offset = 206744, left_offset = 207072,
+      pieces_offset = 216448, arrived_offset = 207872,
+      tile_offset = 208000, zeros_offset = 214144, scratch_offset = 214144, operand_offset = 214272; // shared memory, 228736 bytes
+  static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 14,
       instance_counter = 3, owed_words = 1;
 };
 // ---- layer @attention ----
@@ -37,7 +37,7 @@ struct Qkv0_attention : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Qkv0_attentionKv {
-  static constexpr int step_offset = 203520;
+  static constexpr int step_offset = 203904;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Qkv0_attentionOut : Launch {
@@ -56,17 +56,17 @@ struct Qkv0_attentionOut : Launch {
 };
 // %a = attn %q, %kv
 struct Attn1_attentionKv {
-  static constexpr int step_offset = 203520;
+  static constexpr int step_offset = 203904;
   static constexpr int cache_k = 7, cache_v = 8, page_stride = 9, row_stride = 10, head_stride = 11, page = 32;
 };
 struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
   static constexpr int step = 1;
-  static constexpr int queries_offset = 211584, states_offset = 212608, units_shared_offset = 204896, state_floats = 528;
+  static constexpr int queries_offset = 214272, states_offset = 215296, units_shared_offset = 207104, state_floats = 528;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
-  static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 160, block_rows = 16, buffered_warps = 11, buffered_from = 704, kv_scales = -1;
+  static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 176, block_rows = 16, buffered_warps = 11, buffered_from = 768, kv_scales = -1;
   static constexpr int pair_arrivals = 256;
   static constexpr bool fresh_rows = true;
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }
@@ -132,19 +132,19 @@ struct Fc10_mlpOut : Launch {
 };
 // %y = fc2 %u, %w_down, %h
 // fp8_e4m3 [96, 176]; segments: granules [begin, end), k [begin, end)
-PHASEC_TABLE int fc21_mlp_segments[] = {0, 3, 0, 176};
+PHASEC_TABLE int fc21_mlp_segments[] = {0, 1, 0, 64, 1, 2, 64, 128, 2, 3, 128, 176};
 struct Fc21_mlp : Launch {
   static constexpr int step = 4;
   static constexpr int rows = 96, cols = 176, tiles = 6, granules = 3;
-  static constexpr int slots = 1, segments = 1, segment_granules = 3, segment_least = 3, operand_stride = 200;
+  static constexpr int slots = 3, segments = 1, segment_granules = 1, segment_least = 1, operand_stride = 72;
   static constexpr int weight = 8, scale_entry = 9, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
-  static constexpr auto fold = gemv::Fold::Direct;
+  static constexpr auto fold = gemv::Fold::Tagged;
   static constexpr auto scale = gemv::Scale::PerRow;
   using Format = weights::fp8_e4m3;
   using Transform = operand::Plain;
   using X = Tagged<bf16, 727296, 2>;
-  using Slots = Absent;
+  using Slots = Local<float, 732928>;
   PHASEC_DEVICE static const int *segment_table() { return fc21_mlp_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   PHASEC_DEVICE static void await(const Cta &, int) { }
@@ -155,9 +155,9 @@ struct Fc21_mlpOut : Launch {
   PHASEC_DEVICE static void signal(const Cta &cta) { event::owe<launch::Leave<Launch>>(cta, 0, 1u); }
 };
 // per instance: body, its occurrence, first call, arrivals so far by row tiles and by whole CTAs
-PHASEC_TABLE int instance_table[][5] = {{0, 0, 0, 6, 0}, {1, 0, 4, 12, 0}, {0, 1, 6, 18, 0}, {1, 1, 10, 24, 0}};
+PHASEC_TABLE int instance_table[][5] = {{0, 0, 0, 6, 0}, {1, 0, 4, 12, 0}, {0, 1, 7, 18, 0}, {1, 1, 11, 24, 0}};
 PHASEC_TABLE int body_steps[][2] = {{0, 3}, {3, 5}};
-PHASEC_TABLE int step_calls[] = {1, 1, 2, 1, 1}; // a second call adds tagged slots
+PHASEC_TABLE int step_calls[] = {1, 1, 2, 1, 2}; // a second call adds tagged slots
 struct Program {
   PHASEC_DEVICE static int calls(int step) { return step_calls[step]; }
   PHASEC_DEVICE static int steps_begin(int instance) { return body_steps[instance_table[instance][0]][0]; }
@@ -175,22 +175,12 @@ struct Program {
     default: break;
     }
   }
-  PHASEC_DEVICE static int items(const Cta &cta, int step) {
+  PHASEC_DEVICE static bool fetch(const u64 *table, int step, const Stretch &s, int item, Item &to) {
     switch (step) {
-    case 0: return gemv::items<Qkv0_attention>(cta);
-    case 1: return attn::items<Attn1_attention>(cta);
-    case 2: return gemv::items<Wo2_attention>(cta);
-    case 3: return gemv::items<Fc10_mlp>(cta);
-    case 4: return gemv::items<Fc21_mlp>(cta);
-    }
-    return 0;
-  }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
-    switch (step) {
-    case 0: gemv::fetch<Qkv0_attention>(cta, table, item, to); break;
-    case 2: gemv::fetch<Wo2_attention>(cta, table, item, to); break;
-    case 3: gemv::fetch<Fc10_mlp>(cta, table, item, to); break;
-    case 4: gemv::fetch<Fc21_mlp>(cta, table, item, to); break;
+    case 0: gemv::fetch<Qkv0_attention>(table, s, item, to); break;
+    case 2: gemv::fetch<Wo2_attention>(table, s, item, to); break;
+    case 3: gemv::fetch<Fc10_mlp>(table, s, item, to); break;
+    case 4: gemv::fetch<Fc21_mlp>(table, s, item, to); break;
     default: return false; // attention fills its stages itself
     }
     return true;
@@ -222,6 +212,9 @@ struct Program {
     // tags: %u fc1 -> %y fc2
     if (cta.begins(call + 1)) { // %y = fc2 %u, %w_down, %h
       gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring);
+    }
+    if (cta.begins(call + 2)) { // its slots
+      gemv::finish_tiles<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta);
       event::settle<Fc21_mlp, launch::Leave<Launch>>(cta);
     }
   }

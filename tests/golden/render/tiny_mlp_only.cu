@@ -3,13 +3,13 @@
 // reproduce: phasec render tiny_mlp_only.phase --emit=cuda --target sm_90a --set math=exact
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, feeders = 1, ctas = 0; // ctas 0: a launch value
+  static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 24, stage_bytes = 8192, window = 24;
-  static constexpr int ring_offset = 0, barriers_offset = 196608, units_offset = 196864, reads_offset = 196992, step_offset = 197120,
-      table_offset = 197376, feeder_tables_offset = 197472, owed_offset = 197856, left_offset = 197992,
-      pieces_offset = 207872, arrived_offset = 198784,
-      tile_offset = 198912, zeros_offset = 204544, scratch_offset = 204544, operand_offset = 204672; // shared memory, 219136 bytes
-  static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
+  static constexpr int ring_offset = 0, barriers_offset = 196608, units_offset = 196864, stretches_offset = 196992, reads_offset = 197248, step_offset = 197376,
+      table_offset = 197632, feeder_tables_offset = 197728, owed_offset = 199264, left_offset = 199400,
+      pieces_offset = 208896, arrived_offset = 200320,
+      tile_offset = 200448, zeros_offset = 206592, scratch_offset = 206592, operand_offset = 206720; // shared memory, 221184 bytes
+  static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 3,
       instance_counter = 3, owed_words = 1;
 };
 // ---- layer @tiny_mlp_only ----
@@ -43,19 +43,19 @@ struct Fc10Out : Launch {
 };
 // %y = fc2 %u, %w_down, %h
 // fp8_e4m3 [112, 168]; segments: granules [begin, end), k [begin, end)
-PHASEC_TABLE int fc21_segments[] = {0, 3, 0, 168};
+PHASEC_TABLE int fc21_segments[] = {0, 1, 0, 64, 1, 2, 64, 128, 2, 3, 128, 168};
 struct Fc21 : Launch {
   static constexpr int step = 1;
   static constexpr int rows = 112, cols = 168, tiles = 7, granules = 3;
-  static constexpr int slots = 1, segments = 1, segment_granules = 3, segment_least = 3, operand_stride = 200;
+  static constexpr int slots = 3, segments = 1, segment_granules = 1, segment_least = 1, operand_stride = 72;
   static constexpr int weight = 9, scale_entry = 10, elections = -1, late_begin = 0, late_end = 0;
   static constexpr auto assignment = gemv::Assignment::Balanced;
-  static constexpr auto fold = gemv::Fold::Direct;
+  static constexpr auto fold = gemv::Fold::Tagged;
   static constexpr auto scale = gemv::Scale::Multiply;
   using Format = weights::fp8_e4m3;
   using Transform = operand::Plain;
   using X = Tagged<bf16, 256, 2>;
-  using Slots = Absent;
+  using Slots = Local<float, 5632>;
   PHASEC_DEVICE static const int *segment_table() { return fc21_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   PHASEC_DEVICE static void await(const Cta &, int) { }
@@ -65,11 +65,12 @@ struct Fc21Out : Launch {
   using Y = Bound<bf16, 11>;
   PHASEC_DEVICE static void signal(const Cta &) { }
 };
+PHASEC_TABLE int step_calls[] = {1, 2}; // a second call adds tagged slots
 struct Program {
-  PHASEC_DEVICE static int calls(int) { return 1; }
+  PHASEC_DEVICE static int calls(int step) { return step_calls[step]; }
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 2; }
-  PHASEC_DEVICE static int calls_begin(int instance) { return instance * 2; }
+  PHASEC_DEVICE static int calls_begin(int instance) { return instance * 3; }
   PHASEC_DEVICE static void open(const Cta &cta) {
     switch (ptx::thread()) {
     case 0: gemv::open<Fc10>(cta); break;
@@ -77,17 +78,10 @@ struct Program {
     default: break;
     }
   }
-  PHASEC_DEVICE static int items(const Cta &cta, int step) {
+  PHASEC_DEVICE static bool fetch(const u64 *table, int step, const Stretch &s, int item, Item &to) {
     switch (step) {
-    case 0: return gemv::items<Fc10>(cta);
-    case 1: return gemv::items<Fc21>(cta);
-    }
-    return 0;
-  }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
-    switch (step) {
-    case 0: gemv::fetch<Fc10>(cta, table, item, to); break;
-    case 1: gemv::fetch<Fc21>(cta, table, item, to); break;
+    case 0: gemv::fetch<Fc10>(table, s, item, to); break;
+    case 1: gemv::fetch<Fc21>(table, s, item, to); break;
     default: return false; // attention fills its stages itself
     }
     return true;
@@ -100,6 +94,9 @@ struct Program {
     // tags: %u fc1 -> %y fc2
     if (cta.begins(call + 1)) { // %y = fc2 %u, %w_down, %h
       gemv::run<Fc21, fc2::Finish<Fc21Out>>(cta, ring);
+    }
+    if (cta.begins(call + 2)) { // its slots
+      gemv::finish_tiles<Fc21, fc2::Finish<Fc21Out>>(cta);
     }
   }
   PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {

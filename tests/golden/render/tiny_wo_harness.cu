@@ -3,12 +3,12 @@
 // reproduce: phasec render tiny_wo_harness.phase --emit=cuda --target sm_90a --set math=exact --set wo_split=8 --set partition=seed --set slice_ctas=8
 struct Launch {
   using L = Launch;
-  static constexpr int tokens = 8, warps = 11, threads = 352, feeders = 1, ctas = 32;
+  static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 32;
   static constexpr int stages = 44, stage_bytes = 4608, window = 44;
-  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, reads_offset = 203264, step_offset = 203520,
-      table_offset = 203776, feeder_tables_offset = 203856, owed_offset = 204176, left_offset = 204312,
-      pieces_offset = 213120, arrived_offset = 205056,
-      tile_offset = 205184, zeros_offset = 210816, scratch_offset = 210816, operand_offset = 210944; // shared memory, 224384 bytes
+  static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, stretches_offset = 203264, reads_offset = 203520, step_offset = 203776,
+      table_offset = 204032, feeder_tables_offset = 204112, owed_offset = 205392, left_offset = 205528,
+      pieces_offset = 214912, arrived_offset = 206336,
+      tile_offset = 206464, zeros_offset = 212608, scratch_offset = 212608, operand_offset = 212736; // shared memory, 227200 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
       instance_counter = 3, owed_words = 2;
 };
@@ -59,18 +59,13 @@ struct Program {
   PHASEC_DEVICE static void open(const Cta &cta) {
     switch (ptx::thread()) {
     case 0: gemv::open<Wo0>(cta); break;
+    case 1: stream::open_empty<Launch>(1); break;
     default: break;
     }
   }
-  PHASEC_DEVICE static int items(const Cta &cta, int step) {
+  PHASEC_DEVICE static bool fetch(const u64 *table, int step, const Stretch &s, int item, Item &to) {
     switch (step) {
-    case 0: return gemv::items<Wo0>(cta);
-    }
-    return 0;
-  }
-  PHASEC_DEVICE static bool fetch(const Cta &cta, const u64 *table, int step, int item, Item &to) {
-    switch (step) {
-    case 0: gemv::fetch<Wo0>(cta, table, item, to); break;
+    case 0: gemv::fetch<Wo0>(table, s, item, to); break;
     default: return false; // attention fills its stages itself
     }
     return true;

@@ -5,8 +5,8 @@ namespace phasec {
 
 const std::vector<Target> &targets() {
   static const std::vector<Target> rows = {
-#define PHASEC_TARGET(name, sm, shared_kb, bulk_copy, ...)                                                                            \
-  Target{name, sm, int64_t{shared_kb} * 1024, bulk_copy, {__VA_ARGS__}},
+#define PHASEC_TARGET(name, sm, shared_kb, bulk_copy, register_moves, ...)                                                                            \
+  Target{name, sm, int64_t{shared_kb} * 1024, bulk_copy, register_moves, {__VA_ARGS__}},
 #include "compiler/arch.def"
   };
   return rows;

@@ -53,8 +53,9 @@ public:
   Status run() {
     const Schedule &s = plan_.schedule;
     std::vector<int> warps = {12, 8, 4, 3, 1}; // three and a feeder for each of an SM's schedulers
+    if (!plan_.target->register_moves) warps = {11, 15, 7, 3, 1}; // more would have too few registers
     if (!plan_.target->bulk_copy) warps = {7, 11, 15, 3, 1}; // copying takes registers, and eleven warps would spill some
-    else if (!unpacks() && plan_.tokens_max == 1) warps = {9, 12, 8, 4, 3, 1}; // bytes pass quickly: fewer warps, fewer meetings
+    else if (!unpacks() && plan_.tokens_max == 1) warps.insert(warps.begin(), 9); // bytes pass quickly: fewer warps, fewer meetings
     if (int64_t w = s.integer("warps")) warps = {int(w)};
     // Not every length that fits: tests/bench/README.md.
     std::vector<int> stages = {44, 40, 32, 28, 24, 20, 16, 12, 8, 6, 4, 3, 2};

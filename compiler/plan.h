@@ -29,6 +29,7 @@ struct Target {
   int sm;                    ///< 90
   int64_t shared_bytes_max;  ///< dynamic shared memory a CTA may opt in to
   bool bulk_copy;            ///< cp.async.bulk with mbarrier completion
+  bool register_moves;       ///< setmaxnreg: feeders leave registers to the workers
   std::vector<int> sm_counts;///< SM counts of known parts, largest first
 };
 const std::vector<Target> &targets();

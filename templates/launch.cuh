@@ -54,7 +54,7 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
 /// The register file where the feeders are a warpgroup of their own: they keep kFeederRegisters per thread of what all had at launch, as
 /// __launch_bounds__ gives it, and the workers divide the rest.
 enum : int { kFeederRegisters = 32 };
-template <class L> static constexpr bool divides_registers() { return PHASEC_SM >= 90 && L::feeders == 4; }
+template <class L> static constexpr bool divides_registers() { return PHASEC_SM >= 90 && PHASEC_SM < 120 && L::feeders == 4; }
 template <class L> static constexpr int worker_registers() {
   constexpr int groups = L::warps / 4, share = 512 / (groups + 1) / 8 * 8, launch = share < 248 ? share : 248;
   constexpr int n = (launch * (groups + 1) - kFeederRegisters) / (groups > 0 ? groups : 1) / 8 * 8;

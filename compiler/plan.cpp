@@ -20,7 +20,7 @@ int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
 int64_t readsBytes(int stages) { return align(stages * 4, 128); }
 
 /// Bytes of the stream that a CTA may have under way in kernels for one token, or two where words are taken apart: what a CTA loads from L2
-/// waits behind all of them. With more tokens a limit gained nothing (tests/bench/README.md).
+/// waits behind all of them. With four tokens a limit cost 1 %, with eight it gained as much (tests/bench/README.md).
 constexpr int64_t kUnpackWindowBytes = 74 << 10, kWindowBytes = 90 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.

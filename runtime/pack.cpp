@@ -60,7 +60,7 @@ void packGranule(const Checkpoint &s, int64_t tile, int64_t granule, uint8_t *to
 
 std::string detail::layoutId(const Gemv &g) {
   static const char *maps[] = {"rows", "gate_up", "gate_per_head"};
-  const char *revision = g.format == ir::Format::nvfp4 ? ".r2" : ""; // a granule's bytes changed: older images do not bind
+  const char *revision = g.format == ir::Format::nvfp4 ? ".r3" : ""; // a granule's bytes changed: older images do not bind
   return std::string(ir::name(g.format)) + ".16x64." + maps[int(g.row_map)] + revision;
 }
 

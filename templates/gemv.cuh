@@ -147,7 +147,7 @@ template <class G> PHASEC_DEVICE void open(const Cta &cta, int busy = 0) {
   Units all = units<G>(cta) = share_units<G>(cta.cta, ptx::ctas(), busy);
   Stretch *to = stream::stretches<typename G::L>(G::step);
   int first = first_slot<G>(all), last = all.count() > 0 && G::slots > 1 ? (all.end - 1) / G::tiles : first;
-  for (int i = 0; i < kStretches; i++) {
+  for (int i = 0; i < kStretches; i++) { // the first slot, those between, the last; or two passes of the only one
     int slot = i == 0 ? first : i == 1 ? first + (passes<G>() == 1) : last;
     int slots = i == 0 ? 1 : i == 1 ? (passes<G>() > 1 ? 1 : last - first - 1) : int(last > first);
     Pass pass = pass_of<G>(in_slot<G>(all, slot), slot, passes<G>() > 1 ? i : 0);

@@ -73,7 +73,7 @@ PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_
   Cta cta = launch::open<Launch>(args);
   if (launch::refuse<Launch>(cta)) return;
   if constexpr (Launch::tokens == 1) cta.tokens = 1; // as it is, and no register holds it
-  ptx::sync_cta(); // what the launch is about is there
+  ptx::sync_cta(); // the step's arrays are there
   Program::open(cta);
   Ring<Launch> ring;
   ring.open(cta);

@@ -13,7 +13,7 @@ FAKE = pathlib.Path(sys.argv[3]).resolve() / "tests" / "libfake_cuda.so"
 LAYER = support.LAYERS / "tiny_wo_harness.phase"
 LARGE = support.LAYERS / "qwen35_27b.phase"
 STEP = ("--tokens", "1", "--contexts", "64")
-THREADS = {warps: (warps + 4) * 32 for warps in (8, 16)}  # teams of four; one more feeds the stream
+THREADS = {warps: (warps + 4) * 32 for warps in (8, 16)}  # four more feed the stream
 SEARCHED = ("partition", "wo_split", "warps", "ring", "window", "kv_splits")
 
 

@@ -74,6 +74,27 @@ TEST_CASE("a packer is cached: one compile a shape and format, for all layers an
   CHECK_MESSAGE(contains(refused.status().text(), "Kernel::pack"), refused.status().text());
 }
 
+TEST_CASE("a layout id names its bytes: images that change need another one, or older ones bind") {
+  const std::pair<const char *, uint64_t> kKnown[] = {{"nvfp4.16x64.gate_up.r3", 8787006553617656734u},
+                                                       {"nvfp4.16x64.rows.r3", 8065328802418567433u},
+                                                       {"fp8_e4m3.16x64.gate_up", 5629201514392986075u},
+                                                       {"bf16.16x64.rows", 3858676753766076970u}};
+  auto layers = raggedLayers();
+  REQUIRE(layers.size() == std::size(kKnown));
+  for (size_t i = 0; i < layers.size(); i++) {
+    auto session = Session::open(layers[i], Setup{});
+    REQUIRE_MESSAGE(session.ok(), session.status().text());
+    std::vector<uint8_t> bytes(1 << 20);
+    for (size_t k = 0; k < bytes.size(); k++) bytes[k] = uint8_t(k * 2654435761u >> 13);
+    auto packed = session->kernel.pack("w", {bytes.data(), bytes.data() + 12345});
+    REQUIRE_MESSAGE(packed.ok(), packed.status().text());
+    uint64_t digest = 14695981039346656037u; // FNV-1a
+    for (uint8_t b : packed->bytes) digest = (digest ^ b) * 1099511628211u;
+    CHECK(packed->layout == kKnown[i].first);
+    CHECK_MESSAGE(digest == kKnown[i].second, packed->layout, ": ", digest);
+  }
+}
+
 TEST_CASE("what cannot be packed on the device says why") {
   auto session = Session::open(readExample("tiny_qwen35_27b"), Setup{});
   REQUIRE(session.ok());

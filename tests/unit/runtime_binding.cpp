@@ -67,8 +67,8 @@ TEST_CASE("bind: arrays that are missing, unknown, of another dtype, shape or al
 
 TEST_CASE("bind: a weight in another layout, or in none, is no weight of this kernel") {
   refused([](Buffers &b) { b.arrays["0/w_qkv"].layout = ""; }, {"w_qkv", "gate_per_head", "pack()"});
-  refused([](Buffers &b) { b.arrays["0/w_gate_up"].layout = "nvfp4.16x64.rows.r2"; }, {"expected layout \"nvfp4.16x64.gate_up.r2\"", "got \"nvfp4.16x64.rows.r2\""});
-  refused([](Buffers &b) { b.arrays["0/w_gate_up"].layout = "nvfp4.16x64.gate_up"; }, {"expected layout \"nvfp4.16x64.gate_up.r2\""}); // of an earlier packer
+  refused([](Buffers &b) { b.arrays["0/w_gate_up"].layout = "nvfp4.16x64.rows.r3"; }, {"expected layout \"nvfp4.16x64.gate_up.r3\"", "got \"nvfp4.16x64.rows.r3\""});
+  refused([](Buffers &b) { b.arrays["0/w_gate_up"].layout = "nvfp4.16x64.gate_up.r2"; }, {"expected layout \"nvfp4.16x64.gate_up.r3\""}); // of an earlier packer
   refused([](Buffers &b) { b.arrays["0/w_o"].dtype = "fp8_e4m3"; }, {"expected nvfp4[192, 288]"});
   refused([](Buffers &b) { b.arrays["0/x"].layout = "rows"; }, {"x", "layout"});
 }
@@ -104,7 +104,7 @@ TEST_CASE("pack: missing parts and unknown names are typed errors; the image doe
   CHECK(contains(session().kernel.pack("w_o", {codes.data(), nullptr}).status().text(), "block scales"));
   auto here = session().kernel.pack("w_o", {codes.data(), scales.data()});
   REQUIRE(here.ok());
-  CHECK(here->layout == "nvfp4.16x64.rows.r2");
+  CHECK(here->layout == "nvfp4.16x64.rows.r3");
   CHECK(here->bytes.size() == size_t(192 / 16) * 5 * 576); // 288 columns: five granules, the last half empty
   Setup eight;
   eight.settings = "wo_split=8";

@@ -1,5 +1,6 @@
-// segment.cuh (fast): segments of a GEMV on the tensor cores. A granule is four m16n8k16: A is the weights of sixteen rows as the lanes own them, B the staged operand of eight tokens. The order
-// of k inside a granule is a permutation that both sides share: lane c of four has k 16c .. 16c + 15, four of them per mma.
+// segment.cuh (fast): segments of a GEMV on the tensor cores. A granule is four m16n8k16: A is the weights of sixteen rows as the
+// lanes own them, B the staged operand of eight tokens. The order of k inside a granule is a permutation that both sides share:
+// lane c of four has k 16c .. 16c + 15, four of them per mma.
 #pragma once
 #include "operand.cuh"
 

@@ -234,6 +234,29 @@ TEST_CASE("the window: what the host sets, up to the ring; without it only fast 
   }
 }
 
+TEST_CASE("warps: three for each of an SM's schedulers where feeders leave them registers; nine where bytes pass quickly") {
+  for (const Target &t : targets()) {
+    CAPTURE(std::string(t.name));
+    auto warps = [&](const char *layer, const char *tokens) { return planOf(readExample(layer), std::string("math=fast tokens_max=") + tokens, std::string(t.name)).warps; };
+    int many = t.register_moves ? 12 : t.bulk_copy ? 11 : 7;
+    CHECK(warps("tiny_qwen35_27b", "1") == many);
+    CHECK(warps("tiny_llama31_8b_fp8", "2") == many);
+    for (const char *layer : {"tiny_llama31_8b_fp8", "tiny_llama31_8b"}) CHECK(warps(layer, "1") == (t.bulk_copy ? 9 : 7));
+  }
+}
+
+TEST_CASE("fc2's K has four slots at least, or as many as granules, and more where CTAs would have unequal shares") {
+  for (auto [layer, slots] : {std::pair{"qwen35_27b", 4}, {"llama31_8b", 4}, {"llama31_8b_fp8", 4}, {"llama32_1b_layer", 4}, {"tiny_mlp_only", 3}}) {
+    CAPTURE(std::string(layer));
+    Plan made = planOf(readExample(layer), "math=fast tokens_max=1");
+    for (const Step &s : made.bodies[0].steps)
+      if (s.op == ir::Op::fc2) {
+        CHECK(s.gemv.slots == slots);
+        CHECK(s.gemv.fold == Fold::Tagged);
+      }
+  }
+}
+
 TEST_CASE("warps and ring that the host sets are what the plan has") {
   Layers layers = readExample("tiny_qwen35_27b");
   for (const char *warps : {"1", "2", "3", "5", "8", "11", "16", "24", "31"})

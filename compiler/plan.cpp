@@ -9,19 +9,19 @@ namespace phasec {
 namespace planning {
 namespace {
 
-constexpr int64_t kStepBytes = 256, kUnitBytes = 64; // templates: sequences::StepArrays, attn::Unit
+constexpr int64_t kStepBytes = 256, kUnitBytes = 128; // templates: sequences::StepArrays, attn::Known
 constexpr int kBlockRows = 16;        // KV rows of a stage
 constexpr int kSlotsMax = 16;         // slots of a GEMV other than wo
 constexpr int kFc2Slots = 4;          // fewest of fc2: a CTA stages little, and starts when that is there (tests/bench/README.md)
 constexpr double kImbalanceMax = 1.04;
 
 int64_t align(int64_t v, int64_t to) { return (v + to - 1) / to * to; }
-/// Templates: Ring, a count per stage.
-int64_t readsBytes(int stages) { return align(stages * 4, 128); }
+/// Templates: Ring, a count per stage and per warp.
+int64_t readsBytes(int stages, int warps) { return align((stages + warps) * 4, 128); }
 
 /// Bytes of the stream that a CTA may have under way in kernels for one token, or two where words are taken apart: what a CTA loads from L2
 /// waits behind all of them. With four tokens a limit cost 1 %, with eight it gained as much (tests/bench/README.md).
-constexpr int64_t kUnpackWindowBytes = 74 << 10, kWindowBytes = 90 << 10;
+constexpr int64_t kUnpackWindowBytes = 74 << 10, kWindowBytes = 64 << 10;
 
 /// Eight queries: fp32, or 16-bit with a pad and the factors of their scores.
 int64_t queryBytes(const Attention &a, int64_t head_dim) {
@@ -160,7 +160,7 @@ private:
 
   /// Cuts every GEMV for a geometry and takes it when all fits.
   bool fits(const Geometry &geometry) {
-    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + stretchesBytes() + readsBytes(geometry.stages) + tileBytes(geometry) + arrivedBytes(geometry) + zerosBytes(geometry) +
+    int64_t fixed = geometry.stages * (geometry.stage_bytes + 8) + 128 + unitsBytes() + stretchesBytes() + readsBytes(geometry.stages, geometry.warps) + tileBytes(geometry) + arrivedBytes(geometry) + zerosBytes(geometry) +
                     kStepBytes + tableBytes() + feederTablesBytes(geometry) + geometry.warps * kUnitBytes + owedBytes() + leftBytes() + 384;
     int64_t available = plan_.target->shared_bytes_max - fixed;
     if (available <= 0) return false;
@@ -241,7 +241,7 @@ private:
     l.units = l.barriers + align(geometry.stages * 8, 128);
     l.stretches = l.units + unitsBytes();
     l.reads = l.stretches + stretchesBytes();
-    l.step = l.reads + readsBytes(geometry.stages);
+    l.step = l.reads + readsBytes(geometry.stages, geometry.warps);
     l.table = l.step + kStepBytes;
     l.feeder_tables = l.table + tableBytes();
     l.owed = l.feeder_tables + feederTablesBytes(geometry);
@@ -297,7 +297,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
   bytes = align(words * 4, 256);
   for (Body &body : plan.bodies)
     for (Region &r : body.regions) {
-      int64_t n = r.tagged ? 8 / r.tagged : elementBytes(r.dtype);
+      int64_t n = !r.tagged ? elementBytes(r.dtype) : r.dtype == "f32" ? 8 : taggedBytes(r.tagged); // math = exact keeps an fp32 in a word of its own
       if (r.space == Space::Table && r.dtype != "bf16" && r.dtype != "f32" && r.dtype != "i32") continue;
       for (int64_t extent : r.shape) n *= extent == ir::kTokensExtent ? plan.tokens_max : extent;
       r.bytes = n;

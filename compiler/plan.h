@@ -51,8 +51,8 @@ struct Region {
   int entry = -1;             ///< Table: index into Body::table
   int first_step = 0, last_step = 0; ///< lifetime within one instance; equal to the whole launch for Table regions
   int slots = 1;              ///< partial slots along the leading extent
-  int tagged = 0;             ///< values of a 64-bit word that also holds the round's tag: 1 (as fp32) or 2 (bf16); 0: plain.
-                              ///< Who reads a word waits for it
+  int tagged = 0;             ///< values of a word that also holds the round's tag: 1 (as fp32) or 2 (bf16) of 64 bits, 4 (fp32 less
+                              ///< its last byte, where math allows it) of 128; 0: plain. Who reads a word waits for it
 };
 
 /// One entry of the launch table: 64 bits that bind() fills. Entries repeat per instance: table[instance * count + i].
@@ -100,7 +100,7 @@ struct Segment {
 
 /// How units of a GEMV map to CTAs.
 enum class Assignment : uint8_t {
-  Balanced, ///< CTA c owns units [U*c/ctas, U*(c+1)/ctas), slot-major
+  Balanced, ///< CTA c owns units [U*c/ctas, U*(c+1)/ctas), slot-major; none of two slots where that costs no CTA more units
   Grid,     ///< 2d: CTAs form slots x n_parts; a slot's tiles are split over its n_parts CTAs
   SlotCta,  ///< seed: CTA c < slots owns slot c whole
 };

@@ -184,10 +184,10 @@ Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer) {
 
 namespace {
 
-/// Twice the bytes of fp32 pass through L2 when every CTA stages them: beyond this a tag costs what it saves.
-constexpr int64_t kTaggedBytesMax = 80 << 10;
+/// Bytes that pass through L2 when a CTA stages them: beyond this a tag costs what it saves.
+constexpr int64_t kTaggedBytesMax = 132 << 10;
 
-/// Whether the words of a region can say that they are there: 2 or 1 values a word, or 0.
+/// Whether the words of a region can say that they are there: 4, 2 or 1 values a word, or 0.
 class Carrier {
 public:
   Carrier(const Plan &plan, const Body &body) : plan_(plan), body_(body) {}
@@ -195,12 +195,12 @@ public:
   int values(int region) const {
     const Region &r = body_.regions[size_t(region)];
     if (r.space != Space::Workspace || (r.dtype != "f32" && r.dtype != "bf16") || r.shape.back() % 8) return 0;
-    int values = 1;
+    int values = 4;
     for (const Step &s : body_.steps)
       for (const Access &w : s.writes) {
         if (w.region != region) continue;
         if (!writes(s, region)) return 0;
-        if (s.op == Op::fc1) values = 2; // a lane has both columns of a pair
+        values = std::min(values, valuesWritten(s, r));
       }
     for (const Step &s : body_.steps)
       for (const Access &read : s.reads)
@@ -214,13 +214,19 @@ private:
     if (s.op == Op::attn || s.op == Op::fc1) return region == s.results[0];
     return (s.op == Op::wo || s.op == Op::fc2 || s.op == Op::gather) && region == s.results[0] && s.gemv.fold != Fold::ElectedCta;
   }
+  /// What a lane has of neighbouring columns, or its neighbours have.
+  int valuesWritten(const Step &s, const Region &r) const {
+    if (s.op == Op::fc1) return 2;
+    if (s.op == Op::attn) return r.dtype == "bf16" ? 2 : 1;
+    return s.op == Op::wo || s.op == Op::fc2 ? 4 : 1;
+  }
   bool reads(const Step &s, int region, int values) const {
     if (s.op == Op::attn) return s.attention.heads_step >= 0;
     if (s.op == Op::gather) return region == s.operands[1];
     if (!s.gemv.rows) return false;
     bool residual = (s.op == Op::wo || s.op == Op::fc2) && region == s.operands[2];
     if (region != s.gemv.operand.region) return residual;
-    return plan_.tokens_max * int64_t(s.gemv.operand_stride) * 8 / values <= kTaggedBytesMax;
+    return plan_.tokens_max * s.gemv.operand_stride * taggedBytes(values) <= kTaggedBytesMax;
   }
 
   const Plan &plan_;

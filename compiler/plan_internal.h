@@ -34,6 +34,8 @@ Status fitShared(Plan &plan, const ir::Module &module);
 /// Inserts events (sync = auto), or takes those that are written (sync = explicit).
 Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer);
 
+/// Bytes of a value in a word of so many and a tag.
+inline int64_t taggedBytes(int values) { return values == 1 ? 8 : 4; }
 /// Lets tagged words carry the events of a body, where all that its steps hand on can be tagged and little is staged: a tag
 /// saves a release, an acquire and a load, each a trip to memory.
 void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer);

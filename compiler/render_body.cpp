@@ -26,10 +26,7 @@ void BodyText::fetchCases(llvm::raw_ostream &out) {
 
 void BodyText::openCases(llvm::raw_ostream &out) {
   for (const Step &s : body_.steps) {
-    if (!s.gemv.rows && s.op != Op::attn) {
-      out << "    case " << first_step_ + s.id << ": stream::open_empty<Launch>(" << first_step_ + s.id << "); break;\n";
-      continue;
-    }
+    if (!s.gemv.rows && s.op != Op::attn) continue;
     auto waits = std::find_if(body_.steps.begin(), body_.steps.end(), [&](const Step &a) { return a.op == Op::attn && a.attention.heads_step == s.id; });
     std::string busy = s.gemv.late_end ? ", attn::count_units<" + name(*waits) + ">(cta, nullptr)" : "";
     out << "    case " << first_step_ + s.id << ": " << (s.gemv.rows ? "gemv" : "attn") << "::open<" << name(s) << ">(cta" << busy << "); break;\n";
@@ -38,16 +35,18 @@ void BodyText::openCases(llvm::raw_ostream &out) {
 
 void BodyText::calls(llvm::raw_ostream &out) {
   int call_index = 0;
+  for (const Step &s : body_.steps)
+    if (s.op == Op::attn && s.id > 0 && plan_.tokens_max == 1) out << "    attn::prefetch<" << name(s) << ">(cta);\n";
   for (const Step &s : body_.steps) {
     for (int e : s.waits)
       out << "    // " << (body_.events[e].carried ? "tags: " : body_.events[e].kind == EventKind::Grid ? "grid: " : "counter: ") << body_.events[e].edge << "\n";
-    out << "    if (cta.begins(call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
+    out << "    if (launch::begins<Launch>(cta, call + " << call_index << ")) { // " << resultNames(s) << " = " << s.label << "\n";
     delay(out, call_index);
     out << "      " << call(s) << "\n";
     if (std::string rows = appendRows(s); !rows.empty()) out << "      " << rows << "\n";
     if (s.gemv.fold == Fold::ElectedCta) out << "      gather::elected_cta<" << name(s) << ", " << name(s) << "Out>(cta);\n";
     if (s.gemv.fold == Fold::Tagged) {
-      out << "    }\n    if (cta.begins(call + " << call_index + 1 << ")) { // its slots\n";
+      out << "    }\n    if (launch::begins<Launch>(cta, call + " << call_index + 1 << ")) { // its slots\n";
       delay(out, call_index + 1);
       out << "      gemv::finish_tiles<" << name(s) << ", " << finishName(s) << ">(cta);\n";
     }
@@ -315,9 +314,9 @@ std::string BodyText::call(const Step &s) const {
   case Op::embed:
   case Op::argmax: return std::string(ir::name(s.op)) + "::run<" + n + ">(cta);";
   case Op::norm: return "rms::run<" + n + ">(cta);";
-  case Op::attn: return "attn::run<" + n + ">(cta, ring);";
+  case Op::attn: return "attn::run<" + n + ">(cta);";
   case Op::gather: return "gather::run<" + woOf(s) + ", " + n + ">(cta);";
-  default: return "gemv::run<" + n + ", " + finishName(s) + ">(cta, ring);";
+  default: return "gemv::run<" + n + ", " + finishName(s) + ">(cta);";
   }
 }
 

@@ -84,6 +84,7 @@ private:
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", feeders = " << plan_.feeders()
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
     out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ", window = " << plan_.stream.window << ";\n";
+    out << "  static constexpr bool moves_registers = " << (plan_.target->register_moves && plan_.feeders() == 4 ? "true" : "false") << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units << ", stretches_offset = " << l.stretches
         << ", reads_offset = " << l.reads << ", step_offset = " << l.step
         << ",\n      table_offset = " << l.table << ", feeder_tables_offset = " << l.feeder_tables << ", owed_offset = " << l.owed << ", left_offset = " << l.left << ",\n      pieces_offset = " << l.pieces << ", arrived_offset = " << l.arrived
@@ -136,7 +137,7 @@ private:
     out << "  PHASEC_DEVICE static int calls_begin(int instance) { return "
         << (many ? "instance_table[instance][2]" : "instance * " + std::to_string(plan_.bodies[0].calls())) << "; }\n";
     arrivals(out, many);
-    out << "  PHASEC_DEVICE static void open(const Cta &cta) {\n    switch (ptx::thread()) {\n";
+    out << "  PHASEC_DEVICE static void open(const Cta &cta, int step) {\n    switch (step) {\n";
     for (BodyText &b : bodies_) b.openCases(out);
     out << "    default: break;\n    }\n  }\n";
     out << "  PHASEC_DEVICE static bool fetch(const u64 *table, int step, const Stretch &s, int item, Item &to) {\n    switch (step) {\n";
@@ -144,7 +145,7 @@ private:
     out << "    default: return false; // attention fills its stages itself\n    }\n    return true;\n  }\n";
     for (size_t b = 0; b < bodies_.size(); b++) {
       out << "  // @" << module_.layers[plan_.bodies[b].layer].name << "\n";
-      out << "  PHASEC_DEVICE static void body" << b << "(Cta &cta, Ring<Launch> &ring, int call) {\n";
+      out << "  PHASEC_DEVICE static void body" << b << "(Cta &cta, int call) {\n";
       bodies_[b].calls(out);
       out << "  }\n";
     }
@@ -175,12 +176,12 @@ private:
   }
 
   void runFunction(llvm::raw_ostream &out, bool many) const {
-    out << "  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {\n";
+    out << "  PHASEC_DEVICE static void run(Cta &cta, int instance) {\n";
     for (size_t b = 0; b < plan_.bodies.size(); b++) {
       auto occurrences = std::count_if(plan_.instances.begin(), plan_.instances.end(), [&](const Instance &i) { return i.body == int(b); });
       if (many) out << "    if (instance_table[instance][0] == " << b << ") {\n  ";
       out << "    cta.round = sequences::arrays<Launch>()->epoch * " << occurrences << "u + u32(" << (many ? "instance_table[instance][1]" : "instance") << ");\n";
-      out << (many ? "      " : "    ") << "body" << b << "(cta, ring, calls_begin(instance));\n";
+      out << (many ? "      " : "    ") << "body" << b << "(cta, calls_begin(instance));\n";
       if (many) out << "    }\n";
     }
     out << "  }\n";

@@ -26,13 +26,6 @@ struct Cta {
 
   PHASEC_DEVICE u32 *counters() const { return (u32 *)workspace; }
   PHASEC_DEVICE bool runs(int call) const { return call >= call_begin && call < call_end; }
-  /// A call begins, if the launch covers it. What follows from warp, lane and workspace is computed in the call: it would be
-  /// computed once for the launch, in registers that nothing else could have.
-  PHASEC_DEVICE bool begins(int call) {
-    warp = ptx::warp(), lane = ptx::lane();
-    workspace = ptx::unknown(workspace);
-    return runs(call);
-  }
 };
 
 /// A buffer that the host bound: entry `Entry` of the launch table.
@@ -47,12 +40,30 @@ template <class T, i64 Offset> struct Local {
   using Word = T;
   PHASEC_DEVICE static T *at(const Cta &cta) { return (T *)(cta.workspace + Offset); }
 };
+// What math/<math>.cuh provides: how many values of T four of which a word may hold it does hold, 4 or 1.
+namespace math {
+template <class T> struct Packed;
+} // namespace math
+namespace tagged {
+template <class T, int Values> constexpr int kept() {
+  if constexpr (Values == 4) return math::Packed<T>::values;
+  else return Values;
+}
+template <int Values> struct WordOf {
+  using Type = u64;
+};
+template <> struct WordOf<4> {
+  using Type = Words4;
+};
+template <int Values> using Word = typename WordOf<Values>::Type;
+} // namespace tagged
 /// The same, in words that also hold the round in which they were written, so that who reads one can wait for it: `Values` of
-/// them a word, one as fp32 or two as bf16. It costs no event: no release, no acquire, and the wait brings the value.
+/// them a word, one as fp32 or two as bf16 of 64 bits, or four as fp32 less its last byte, of 128, where math allows that. It costs no event:
+/// no release, no acquire, and the wait brings the value.
 template <class T, i64 Offset, int Values> struct Tagged {
   using Type = T;
-  using Word = u64;
-  PHASEC_DEVICE static u64 *at(const Cta &cta) { return (u64 *)(cta.workspace + Offset); }
+  using Word = tagged::Word<tagged::kept<T, Values>()>;
+  PHASEC_DEVICE static Word *at(const Cta &cta) { return (Word *)(cta.workspace + Offset); }
 };
 /// The absent buffer.
 struct Absent {
@@ -65,7 +76,7 @@ template <class A> inline constexpr bool is_same<A, A> = true;
 template <class R> inline constexpr bool present = !is_same<R, Absent>;
 /// Values of a word of R; 0 where R is not tagged.
 template <class R> inline constexpr int tagged_values = 0;
-template <class T, i64 Offset, int Values> inline constexpr int tagged_values<Tagged<T, Offset, Values>> = Values;
+template <class T, i64 Offset, int Values> inline constexpr int tagged_values<Tagged<T, Offset, Values>> = tagged::kept<T, Values>();
 
 /// Splits n items over parts: the first item of part i. n * parts stays below 2^32 (the planner sees to it).
 PHASEC_DEVICE int share(int n, int i, int parts) { return int(u32(n) * u32(i) / u32(parts)); }
@@ -73,15 +84,36 @@ PHASEC_DEVICE int share(int n, int i, int parts) { return int(u32(n) * u32(i) / 
 namespace tagged {
 
 PHASEC_DEVICE bool there(const Cta &cta, u64 word) { return u32(word >> 32) == cta.round + 1u; }
+PHASEC_DEVICE bool there(const Cta &cta, const Words4 &word) { return word.word[3] == cta.round + 1u; }
+PHASEC_DEVICE u64 load(const u64 *from) { return ptx::load_tagged(from); }
+PHASEC_DEVICE Words4 load(const Words4 *from) {
+  Words4 quad;
+  ptx::load_quad(from->word, quad.word);
+  return quad;
+}
 /// Value i of a word.
 template <int Values> PHASEC_DEVICE float value(u64 word, int i) {
   u32 bits = u32(word);
   return ptx::from_bits(Values == 1 ? bits : i % 2 ? bits & 0xffff0000u : bits << 16);
 }
+template <int Values> PHASEC_DEVICE float value(const Words4 &word, int i) {
+  const u32 *w = word.word;
+  u32 first = w[0] << 8, second = ptx::permute(w[0], w[1], 0x5430u) & 0xffffff00u, third = ptx::permute(w[1], w[2], 0x4320u) & 0xffffff00u;
+  return ptx::from_bits(i % 4 == 0 ? first : i % 4 == 1 ? second : i % 4 == 2 ? third : w[2] & 0xffffff00u);
+}
+/// Stores a word of two or four values.
+PHASEC_DEVICE void store(const Cta &cta, u64 *to, const float (&v)[2]) {
+  u32 pair = u32(numeric::to_bf16(v[0])) | u32(numeric::to_bf16(v[1])) << 16;
+  ptx::store_tagged(to, ptx::from_bits(pair), cta.round + 1u);
+}
+PHASEC_DEVICE void store(const Cta &cta, Words4 *to, const float (&v)[4]) {
+  u32 a = ptx::bits(v[0]), b = ptx::bits(v[1]), c = ptx::bits(v[2]), d = ptx::bits(v[3]);
+  ptx::store_quad(to->word, ptx::permute(a, b, 0x5321u), ptx::permute(b, c, 0x6532u), ptx::permute(c, d, 0x7653u), cta.round + 1u);
+}
 
 } // namespace tagged
 
-/// Element i of a buffer, rounded as the buffer's type is; one value of a tagged pair cannot be stored alone.
+/// Element i of a buffer, rounded as the buffer's type is; one of a tagged word's several values cannot be stored alone.
 template <class R> PHASEC_DEVICE void store(const Cta &cta, typename R::Word *to, float v) {
   if constexpr (tagged_values<R> == 1) {
     typename R::Type rounded;
@@ -93,17 +125,17 @@ template <class R> PHASEC_DEVICE void store(const Cta &cta, typename R::Word *to
 }
 /// N elements of a buffer on their way.
 template <class R, int N> struct Asked {
-  static constexpr int values = tagged_values<R>;
+  static constexpr int values = tagged_values<R>, per_word = values > 1 ? values : 1;
   const typename R::Word *from[N];
   typename R::Word words[N];
-  int odd; ///< bit i: element i is the second of its word
+  int within; ///< bits 2i and 2i + 1: which of its word element i is
 
   PHASEC_DEVICE void ask(const Cta &cta, const i64 (&at)[N]) {
-    odd = 0;
+    within = 0;
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      from[i] = R::at(cta) + (values == 2 ? at[i] / 2 : at[i]);
-      if (values == 2) odd |= int(at[i] % 2) << i;
+      from[i] = R::at(cta) + at[i] / per_word;
+      within |= int(at[i] % per_word) << 2 * i;
     }
     again();
   }
@@ -115,7 +147,7 @@ template <class R, int N> struct Asked {
         again();
       }
 #pragma unroll
-      for (int i = 0; i < N; i++) v[i] = tagged::value<values>(words[i], odd >> i & 1);
+      for (int i = 0; i < N; i++) v[i] = tagged::value<values>(words[i], within >> 2 * i & 3);
     } else {
 #pragma unroll
       for (int i = 0; i < N; i++) v[i] = numeric::load(&words[i]);
@@ -126,7 +158,7 @@ private:
   PHASEC_DEVICE void again() {
 #pragma unroll
     for (int i = 0; i < N; i++)
-      if constexpr (values > 0) words[i] = ptx::load_tagged(from[i]);
+      if constexpr (values > 0) words[i] = tagged::load(from[i]);
       else words[i] = *from[i];
   }
   PHASEC_DEVICE bool there(const Cta &cta) const {

@@ -5,10 +5,24 @@
 namespace epilogue {
 
 /// H names the phase's Residual (or Absent) and result Y, both [tokens][columns].
+template <class H> PHASEC_DEVICE float with_residual(const Cta &cta, i64 at, float v) {
+  if constexpr (present<typename H::Residual>) v = v + load<typename H::Residual>(cta, at);
+  return v;
+}
 template <class H> PHASEC_DEVICE void store(const Cta &cta, int token, int column, int columns, float v) {
   i64 at = (i64)token * columns + column;
-  if constexpr (present<typename H::Residual>) v = v + load<typename H::Residual>(cta, at);
-  ::store<typename H::Y>(cta, H::Y::at(cta) + at, v);
+  ::store<typename H::Y>(cta, H::Y::at(cta) + at, with_residual<H>(cta, at, v));
+}
+/// Values of neighbouring lanes, from `at` on in the first of four; none of theirs where `mine` is false. All lanes call.
+template <class H> PHASEC_DEVICE void store_lanes(const Cta &cta, i64 at, bool mine, float v) {
+  if constexpr (tagged_values<typename H::Y> == 4) {
+    float quad[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) quad[i] = ptx::from_bits(ptx::shfl(ptx::bits(v), (cta.lane + i) & 31));
+    if (mine && cta.lane % 4 == 0) tagged::store(cta, H::Y::at(cta) + at / 4, quad);
+  } else {
+    if (mine) ::store<typename H::Y>(cta, H::Y::at(cta) + at, v);
+  }
 }
 
 /// Finishes a row tile. One warp; sums[token][row].
@@ -28,15 +42,17 @@ template <class H> struct Finish {
     PHASEC_DEVICE void finish(const Cta &cta, const float *sums) {
       float r[1] = {0.0f};
       if constexpr (present<typename H::Residual>) residual.take(cta, r);
-      if (mine) ::store<typename H::Y>(cta, H::Y::at(cta) + at, present<typename H::Residual> ? sums[cta.lane] + r[0] : sums[cta.lane]);
+      store_lanes<H>(cta, at, mine, present<typename H::Residual> ? sums[cta.lane] + r[0] : sums[cta.lane]);
       H::signal(cta);
     }
   };
 
   template <class G> PHASEC_DEVICE static void rows(const Cta &cta, int tile, const float *sums) {
-    for (int i = cta.lane; i < cta.tokens * gemv::kTileRows; i += 32) {
+    for (int i = cta.lane; i - cta.lane < cta.tokens * gemv::kTileRows; i += 32) {
       int row = tile * gemv::kTileRows + i % gemv::kTileRows;
-      if (row < G::rows) store<H>(cta, i / gemv::kTileRows, row, G::rows, sums[i]);
+      bool mine = i < cta.tokens * gemv::kTileRows && row < G::rows;
+      i64 at = (i64)(i / gemv::kTileRows) * G::rows + row;
+      store_lanes<H>(cta, at, mine, mine ? with_residual<H>(cta, at, sums[i]) : 0.0f);
     }
     H::signal(cta);
   }

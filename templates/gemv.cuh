@@ -53,6 +53,13 @@ template <class G> PHASEC_DEVICE int tile_of(int unit) {
   return unit;
 }
 
+/// Balanced units where each slot has CTAs of its own, if none gets more than it would otherwise: who has the end of a slot and the beginning
+/// of the next stages two operands, and the others wait for it.
+template <class G> PHASEC_DEVICE bool divides_slots(int ctas) {
+  int fewest = ctas / G::slots;
+  return G::slots > 1 && fewest > 0 && (G::tiles + fewest - 1) / fewest <= (G::slots * G::tiles + ctas - 1) / ctas;
+}
+
 /// Splits the units over the CTAs: the share of this one. The first `busy` CTAs are waited for behind this step; if they are
 /// few, the others have the late tiles.
 template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy = 0) {
@@ -74,6 +81,10 @@ template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy =
     u.late_begin = others + share(late_tiles<G>, cta - first, ctas - first);
     u.late_end = others + share(late_tiles<G>, cta - first + 1, ctas - first);
     return u;
+  }
+  if (divides_slots<G>(ctas)) {
+    int slot = (G::slots * (cta + 1) - 1) / ctas, first = share(ctas, slot, G::slots), parts = share(ctas, slot + 1, G::slots) - first;
+    return Units{slot * G::tiles + share(G::tiles, cta - first, parts), slot * G::tiles + share(G::tiles, cta - first + 1, parts), 0, 0};
   }
   return Units{share(G::slots * G::tiles, cta, ctas), share(G::slots * G::tiles, cta + 1, ctas), 0, 0};
 }
@@ -142,19 +153,20 @@ template <class G> struct Cut {
   }
 };
 
-/// Opens a step: the CTA's units, and what it streams of them. One thread.
+/// Opens a step, behind open_empty(): the CTA's units, and what it streams of them. One thread.
 template <class G> PHASEC_DEVICE void open(const Cta &cta, int busy = 0) {
   Units all = units<G>(cta) = share_units<G>(cta.cta, ptx::ctas(), busy);
-  Stretch *to = stream::stretches<typename G::L>(G::step);
-  int first = first_slot<G>(all), last = all.count() > 0 && G::slots > 1 ? (all.end - 1) / G::tiles : first;
-  for (int i = 0; i < kStretches; i++) { // the first slot, those between, the last; or two passes of the only one
-    int slot = i == 0 ? first : i == 1 ? first + (passes<G>() == 1) : last;
-    int slots = i == 0 ? 1 : i == 1 ? (passes<G>() > 1 ? 1 : last - first - 1) : int(last > first);
-    Pass pass = pass_of<G>(in_slot<G>(all, slot), slot, passes<G>() > 1 ? i : 0);
-    int n = all.count() > 0 && slots > 0 ? turns<G>(pass.units) : 0;
-    Cut<G> cut(n);
-    to[i] = Stretch{n, slots, slot, pass.unit, cut.least, cut.more};
-  }
+  if (all.count() == 0) return;
+  auto write = [&](int stretch, int slot, int slots, int p) {
+    Pass pass = pass_of<G>(in_slot<G>(all, slot), slot, p);
+    Cut<G> cut(turns<G>(pass.units));
+    stream::stretches<typename G::L>(G::step)[stretch] = Stretch{turns<G>(pass.units), slots, slot, pass.unit, cut.least, cut.more};
+  };
+  if constexpr (passes<G>() > 1) return write(0, 0, 1, 0), write(1, 0, 1, 1);
+  int first = first_slot<G>(all), last = G::slots == 1 ? first : (all.end - 1) / G::tiles;
+  write(0, first, 1, 0);
+  if (last > first + 1) write(1, first + 1, last - first - 1, 0);
+  if (last > first) write(2, last, 1, 0);
 }
 /// What item i of a stretch fetches. A slot between two granule bounds may hold no bytes.
 template <class G> PHASEC_DEVICE void fetch(const u64 *table, const Stretch &s, int i, Item &item) {
@@ -330,7 +342,7 @@ PHASEC_DEVICE void compute(const Cta &cta, int slot, const Pass &pass, const Run
 }
 
 /// Computes this CTA's units. Ends with every unit of the CTA stored; the caller signals, or adds the slots.
-template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typename G::L> &ring) {
+template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta) {
   using R = Ring<typename G::L>;
   const Units &all = units<G>(cta); // read where it is needed
   if (all.count() == 0) return;
@@ -345,7 +357,7 @@ template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typ
     ptx::sync_workers(G::threads); // nobody reads the previous slot's operand or pieces any more
     auto take_early = [&] {
       if constexpr (core::Sums<G>::early) {
-        u32 item = ring.first + u32(ptx::warp());
+        u32 item = R::first() + u32(ptx::warp());
         if (taken || run.begin == run.end || !R::ready(item)) return;
         sums.take(R::wait(item), cta.lane);
         R::release(cta, item);
@@ -363,9 +375,9 @@ template <class G, class Finish> PHASEC_DEVICE void run(const Cta &cta, Ring<typ
         ptx::sync_workers(G::threads); // nor the previous pass's pieces
         run = Run<G>(cta, pass);
       }
-      compute<G, Finish>(cta, slot, pass, run, ring.first, sums, taken);
+      compute<G, Finish>(cta, slot, pass, run, R::first(), sums, taken);
       taken = false;
-      ring.first += u32(turns<G>(pass.units));
+      R::advance(u32(turns<G>(pass.units)));
     }
   }
 }

@@ -25,6 +25,7 @@ template <class L> PHASEC_DEVICE void load_arrays(const Cta &cta) {
   }
   if (i == 0) {
     to->epoch = cta.counters()[kCounterEpoch];
+    to->tokens = cta.tokens;
     to->count = count;
     to->instance = 0;
     to->pages = (const i32 *)cta.launch_table[3];
@@ -51,21 +52,28 @@ template <class L> PHASEC_DEVICE Cta open(const Args &args) {
   return cta;
 }
 
-/// The register file where the feeders are a warpgroup of their own: they keep kFeederRegisters per thread of what all had at launch, as
-/// __launch_bounds__ gives it, and the workers divide the rest.
+/// What is streamed and computed in each step is written down before the first. A warp a step: their code differs.
+template <class L, class Program> PHASEC_DEVICE void open_steps(const Cta &cta) {
+  for (int step = cta.warp; cta.lane == 0 && step < L::steps; step += L::warps + L::feeders) {
+    stream::open_empty<L>(step);
+    Program::open(cta, step);
+  }
+}
+
+/// The register file where the feeders are a warpgroup of their own (`moves_registers`): they keep kFeederRegisters per thread of what all had
+/// at launch, as __launch_bounds__ gives it, and the workers divide the rest.
 enum : int { kFeederRegisters = 32 };
-template <class L> static constexpr bool divides_registers() { return PHASEC_SM >= 90 && PHASEC_SM < 120 && L::feeders == 4; }
 template <class L> static constexpr int worker_registers() {
   constexpr int groups = L::warps / 4, share = 512 / (groups + 1) / 8 * 8, launch = share < 248 ? share : 248;
   constexpr int n = (launch * (groups + 1) - kFeederRegisters) / (groups > 0 ? groups : 1) / 8 * 8;
   return n < 240 ? n : 240;
 }
 template <class L> PHASEC_DEVICE void take_registers() {
-  if constexpr (divides_registers<L>()) ptx::registers_take<worker_registers<L>()>();
+  if constexpr (L::moves_registers) ptx::registers_take<worker_registers<L>()>();
 }
 /// The warps behind the workers feed the stream.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
-  if constexpr (divides_registers<L>()) ptx::registers_give<kFeederRegisters>();
+  if constexpr (L::moves_registers) ptx::registers_give<kFeederRegisters>();
   stream::feed<Program, L>(cta);
 }
 
@@ -76,6 +84,15 @@ template <class L> PHASEC_DEVICE bool refuse(const Cta &cta) {
   if (cta.tokens >= 1 && cta.tokens <= L::tokens && count >= 0 && count <= cta.tokens) return false;
   if (cta.cta == 0 && ptx::thread() == 0) ptx::arrive_release(cta.counters() + kCounterRefused, 1u);
   return true;
+}
+
+/// A call begins, if the launch covers it. What follows from warp, lane and workspace is computed in the call, and the tokens are read again:
+/// registers would hold them through the launch, which nothing else could have.
+template <class L> PHASEC_DEVICE bool begins(Cta &cta, int call) {
+  cta.warp = ptx::warp(), cta.lane = ptx::lane();
+  cta.workspace = ptx::unknown(cta.workspace);
+  if constexpr (L::tokens > 1) cta.tokens = int(ptx::peek_shared((const u32 *)&sequences::arrays<L>()->tokens));
+  return cta.runs(call);
 }
 
 /// The instance that is computed.

@@ -20,6 +20,7 @@ struct Launch {
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, stretches_offset = 38208, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, pieces_offset = 33664, arrived_offset = 35712;
   static constexpr int tile_offset = 37824, zeros_offset = 38080, scratch_offset = 38080, operand_offset = 38336;
+  static constexpr bool moves_registers = false;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, steps = 1, calls = 1, instance_counter = 3, owed_words = 1;
 };
 //@ end
@@ -56,15 +57,13 @@ struct Program {
   PHASEC_DEVICE static int calls(int) { return 1; }
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 1; }
-  PHASEC_DEVICE static void open(const Cta &cta) {
-    if (ptx::thread() == 0) gemv::open<Wo>(cta);
-  }
+  PHASEC_DEVICE static void open(const Cta &cta, int) { gemv::open<Wo>(cta); }
   PHASEC_DEVICE static bool fetch(const u64 *table, int, const Stretch &s, int item, Item &to) {
     gemv::fetch<Wo>(table, s, item, to);
     return true;
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int) {
-    gemv::run<Wo, gather::Finish<Gather>>(cta, ring);
+  PHASEC_DEVICE static void run(Cta &cta, int) {
+    gemv::run<Wo, gather::Finish<Gather>>(cta);
   }
 };
 //@ end
@@ -74,14 +73,13 @@ PHASEC_KERNEL(Launch::threads + 32 * Launch::feeders) phasec_layer(const __grid_
   if (launch::refuse<Launch>(cta)) return;
   if constexpr (Launch::tokens == 1) cta.tokens = 1; // as it is, and no register holds it
   ptx::sync_cta(); // the step's arrays are there
-  Program::open(cta);
-  Ring<Launch> ring;
-  ring.open(cta);
+  launch::open_steps<Launch, Program>(cta);
+  Ring<Launch>::open(cta);
   ptx::sync_cta();
   if (cta.warp >= Launch::warps) return launch::feed<Program, Launch>(cta);
   launch::take_registers<Launch>();
   for (;;) {
-    Program::run(cta, ring, launch::instance<Launch>());
+    Program::run(cta, launch::instance<Launch>());
     if constexpr (Launch::instances > 1)
       if (launch::instance<Launch>() + 1 < Launch::instances) {
         launch::next_instance<Launch, Program>(cta);

@@ -15,7 +15,11 @@ PHASEC_DEVICE int thread() {
 }
 PHASEC_DEVICE int lane() { return thread() & 31; }
 PHASEC_DEVICE int warp() { return thread() >> 5; }
-PHASEC_DEVICE int cta() { return int(blockIdx.x); }
+PHASEC_DEVICE int cta() {
+  int n;
+  asm volatile("mov.u32 %0, %ctaid.x;" : "=r"(n));
+  return n;
+}
 PHASEC_DEVICE int ctas() {
   int n;
   asm volatile("mov.u32 %0, %nctaid.x;" : "=r"(n));
@@ -222,6 +226,16 @@ PHASEC_DEVICE u64 load_tagged(const u64 *from) {
 PHASEC_DEVICE void load_tagged2(const u64 *from, u64 &first, u64 &second) {
   asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(first), "=l"(second) : "l"(from) : "memory");
 }
+/// A tag in the last of a quad's words, which are one access: whoever sees the tag sees the others.
+PHASEC_DEVICE void store_quad(u32 *to, u32 first, u32 second, u32 third, u32 tag) {
+  asm volatile("{\n.reg .b128 q;\nmov.b128 q, {%1, %2};\nst.relaxed.gpu.global.b128 [%0], q;\n}"
+               ::"l"(to), "l"(u64(second) << 32 | first), "l"(u64(tag) << 32 | third) : "memory");
+}
+PHASEC_DEVICE void load_quad(const u32 *from, u32 (&v)[4]) {
+  u64 low, high;
+  asm volatile("{\n.reg .b128 q;\nld.relaxed.gpu.global.b128 q, [%2];\nmov.b128 {%0, %1}, q;\n}" : "=l"(low), "=l"(high) : "l"(from) : "memory");
+  v[0] = u32(low), v[1] = u32(low >> 32), v[2] = u32(high), v[3] = u32(high >> 32);
+}
 /// Adds to a float that others add to, in whatever order; reads one and leaves zero.
 PHASEC_DEVICE void add_unordered(float *to, float v) {
   asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to), "f"(v) : "memory");
@@ -340,6 +354,8 @@ PHASEC_DEVICE void gather_rows(i64 offset, int rows, const u8 *first, u8 *to, u6
   copies_arrive(shared_address(bar));
   copies_arrive(shared_address(bar2));
 }
+/// Asks for a line of 128 bytes to be brought into L2.
+PHASEC_DEVICE void prefetch(const void *line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }
 /// How often a stage has been read. A release at CTA scope, so that who sees it may refill the stage.
 PHASEC_DEVICE void publish(u32 *count, u32 v) {
   asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(count)), "r"(v) : "memory");

@@ -11,7 +11,7 @@ struct StepArrays {
   const i32 *pages;
   i64 page_stride; ///< pages of a sequence
   u32 epoch;       ///< launches that this workspace has completed
-  i32 count;
+  i32 tokens, count;
   u32 instance;    ///< that is computed: a register would hold it around everything
   i32 first[17], context[16];
 };
@@ -40,10 +40,10 @@ template <class S> struct Rows {
     row_stride = u32(table[S::row_stride]);
     head_offset = (i64)head * (i64)table[S::head_stride];
   }
-  /// Byte offset relative to the K or V base.
-  PHASEC_DEVICE i64 offset(int row) const {
-    return (i64)pages[row / S::page] * page_stride + (head_offset + u32(row % S::page) * row_stride);
-  }
+  PHASEC_DEVICE i32 page(int row) const { return pages[row / S::page]; }
+  /// Byte offset relative to the K or V base of a row in a page.
+  PHASEC_DEVICE i64 offset(int row, i32 page) const { return (i64)page * page_stride + (head_offset + u32(row % S::page) * row_stride); }
+  PHASEC_DEVICE i64 offset(int row) const { return offset(row, page(row)); }
 };
 
 } // namespace sequences

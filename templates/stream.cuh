@@ -32,7 +32,15 @@ struct Item {
 
 /// The working warps' end of the ring. All of them agree on what it holds.
 template <class L> struct Ring {
-  u32 first; ///< number of the step's first item
+  /// Number of the step's first item. Every warp counts for itself, in shared memory: a register would hold it around everything.
+  PHASEC_DEVICE static u32 *counted(int warp) { return (u32 *)(ptx::shared_base() + L::reads_offset) + L::stages + warp; }
+  PHASEC_DEVICE static u32 first() { return ptx::peek_shared(counted(ptx::warp())); }
+  /// So many items of the step are behind the warp. All lanes.
+  PHASEC_DEVICE static void advance(u32 items) {
+    ptx::sync_warp();
+    if (ptx::lane() == 0) *counted(ptx::warp()) += items;
+    ptx::sync_warp();
+  }
 
   PHASEC_DEVICE static u8 *stage(u32 n) { return ptx::shared_base() + L::ring_offset + n % L::stages * L::stage_bytes; }
   /// Complete when item n has landed.
@@ -55,12 +63,12 @@ template <class L> struct Ring {
   }
 
   /// One warp, before a barrier.
-  PHASEC_DEVICE void open(const Cta &cta) {
-    first = 0;
+  PHASEC_DEVICE static void open(const Cta &cta) {
     for (int i = cta.lane; cta.warp == 0 && i < L::stages; i += 32) {
       ptx::mbar_init(full(u32(i)), 1);
       *reads(u32(i)) = 0;
     }
+    if (cta.warp == 0 && cta.lane < L::warps) *counted(cta.lane) = 0;
     ptx::mbar_init_fence();
   }
   /// Item n, once its bytes have landed. A warp may be far ahead of one that is slow: while the stage still belongs to an

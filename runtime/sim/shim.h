@@ -174,6 +174,19 @@ inline u64 load_tagged(const u64 *from) {
   return tag << 32 | *static_cast<const volatile u32 *>(words);
 }
 inline void load_tagged2(const u64 *from, u64 &first, u64 &second) { first = load_tagged(from), second = load_tagged(from + 1); }
+inline void prefetch(const void *) {}
+inline void store_quad(u32 *to, u32 first, u32 second, u32 third, u32 tag) {
+  volatile u32 *words = to;
+  words[0] = first;
+  words[1] = second;
+  words[2] = third;
+  store_relaxed(to + 3, tag);
+}
+inline void load_quad(const u32 *from, u32 (&v)[4]) {
+  const volatile u32 *words = from;
+  v[3] = load_acquire(from + 3);
+  for (int i = 0; i < 3; i++) v[i] = words[i];
+}
 inline void add_unordered(float *to, float v) { *to += v; }
 inline float take_sum(float *from) {
   float v = *from;

@@ -7,6 +7,10 @@ namespace math {
 
 PHASEC_DEVICE float infinity() { return ptx::from_bits(0x7f800000u); }
 inline constexpr float kLog2e = 1.44269502f;
+/// Values of T in a tagged word: of fp32 nothing is lost.
+template <class T> struct Packed {
+  enum : int { values = sizeof(T) == 4 ? 1 : 4 };
+};
 
 /// 2^x. x = n + f with |f| <= 1/2; a degree-6 polynomial in f (minimax coefficients of 2^f); scaled in two exact steps.
 /// Below -126 the result is +0; from 128 on, +infinity.

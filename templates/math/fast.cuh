@@ -7,6 +7,10 @@ namespace math {
 
 PHASEC_DEVICE float infinity() { return ptx::from_bits(0x7f800000u); }
 inline constexpr float kLog2e = 1.44269502f;
+/// Values of T in a tagged word: fp32 without its last byte has 2^-15 of a value, which bf16 has 2^-8 of.
+template <class T> struct Packed {
+  enum : int { values = 4 };
+};
 
 PHASEC_DEVICE float exp2(float x) { return ptx::exp2_approx(x); }
 PHASEC_DEVICE float sigmoid(float v) { return ptx::rcp_approx(1.0f + exp2(-(v * kLog2e))); }

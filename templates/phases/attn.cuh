@@ -4,32 +4,7 @@
 // cache. Warps merge in a tree; a tile's chunks are merged in order by their CTAs together, each a share of the values.
 #pragma once
 #include "../heads.cuh"
-#include "../stream.cuh"
-
-namespace attn {
-
-enum : int { kPairs = 8 };
-
-struct Unit {
-  int id;                  ///< of the step's index-th unit: index * steps + step
-  int sequence, head, tile, chunk, chunks;
-  int state;               ///< of the tile's first chunk, counted over all of the KV head's
-  int first_token, tokens; ///< of the sequence in this step
-  int context;             ///< rows before this step
-  int row_begin, row_end;  ///< cached rows of this warp
-  int warps;               ///< that have cached rows
-  int rounds;              ///< blocks of the warp that has most
-  int pairs;               ///< of the tile
-  bool found;
-};
-static_assert(sizeof(Unit) == 64, "the planner has so many bytes for it");
-
-/// A warp's last unit in shared memory: what it needs now and then is not kept in registers beside its rows' sums, and the
-/// next instance's may be the same.
-template <class H> PHASEC_DEVICE Unit &shared_unit(int warp) { return ((Unit *)(ptx::shared_base() + H::units_shared_offset))[warp]; }
-template <class H> PHASEC_DEVICE Unit &shared_unit(const Cta &cta) { return shared_unit<H>(cta.warp); }
-
-} // namespace attn
+#include "attn_rows.cuh"
 
 // What core/<math>/ provides: the state of one warp's eight pairs. It has `values` floats in an order of its own.
 namespace core {
@@ -37,145 +12,6 @@ template <class H> struct Attention;
 } // namespace core
 
 namespace attn {
-
-/// Rows that a sequence has in the cache, and pair tiles per KV head.
-template <class H> PHASEC_DEVICE int cached_rows(int context, int tokens) { return context + (H::fresh_rows ? 0 : tokens); }
-template <class H> PHASEC_DEVICE int tiles_of(int tokens) { return (tokens * H::group + kPairs - 1) / kPairs; }
-
-/// Chunks of each sequence, counted once per launch. A chunk has a block of rows for every warp, or more, so that all tiles of
-/// the step have at most kv_splits chunks per KV head together, save one each: a unit costs more than its rows. Every tile but
-/// one may end in a chunk that is not full.
-template <class H> PHASEC_DEVICE u8 *chunks_of() { return ptx::shared_base() + H::units_offset + H::step * 16; }
-/// Counts them into `to`, if it is there, and returns the units of the launch. One thread.
-template <class H> PHASEC_DEVICE int count_units(const Cta &cta, u8 *to) {
-  const i32 *first = (const i32 *)cta.launch_table[1], *context = (const i32 *)cta.launch_table[2];
-  int rows = 0, all = 0, count = sequences::step_counts<H>(cta)[1];
-  for (int s = 0; s < count; s++) {
-    int tokens = first[s + 1] - first[s], tiles = tiles_of<H>(tokens);
-    rows += cached_rows<H>(context[s], tokens) * tiles, all += tiles;
-  }
-  int full = H::kv_splits - all + 1, n = full > 1 ? (rows + full - 1) / full : rows;
-  if (n < H::chunk_rows) n = H::chunk_rows;
-  int units = 0;
-  for (int s = 0; s < count; s++) {
-    int tokens = first[s + 1] - first[s], chunks = (cached_rows<H>(context[s], tokens) + n - 1) / n;
-    chunks = chunks < 1 ? 1 : chunks > H::kv_splits ? H::kv_splits : chunks;
-    units += H::kv_heads * tiles_of<H>(tokens) * chunks;
-    if (to) to[s] = u8(chunks);
-  }
-  return units;
-}
-/// The i-th unit of the launch, and this warp's part of its rows.
-template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
-  const i32 *first = sequences::first<typename H::S>(cta);
-  const i32 *context = sequences::context<typename H::S>(cta);
-  Unit u{};
-  u.id = index * H::steps + H::step;
-  for (int s = 0; s < sequences::count<typename H::S>(); s++) {
-    u.sequence = s;
-    u.first_token = first[s];
-    u.tokens = first[s + 1] - first[s];
-    u.context = context[s];
-    int rows = cached_rows<H>(u.context, u.tokens), tiles = tiles_of<H>(u.tokens);
-    u.chunks = chunks_of<H>()[s];
-    int units = H::kv_heads * tiles * u.chunks;
-    if (index < units) {
-      u.chunk = index % u.chunks;
-      u.tile = index / u.chunks % tiles;
-      u.head = index / u.chunks / tiles;
-      u.state += u.tile * u.chunks;
-      int begin = share(rows, u.chunk, u.chunks), length = share(rows, u.chunk + 1, u.chunks) - begin;
-      // Where there are rows of this step, the last warp has them and no others.
-      u.warps = H::fresh_rows && H::warps > 1 && u.chunk == u.chunks - 1 ? H::warps - 1 : H::warps;
-      if (length > H::buffered_from && H::buffered_warps < u.warps) u.warps = H::buffered_warps;
-      u.rounds = ((length + u.warps - 1) / u.warps + H::block_rows - 1) / H::block_rows;
-      u.row_begin = begin + (cta.warp < u.warps ? share(length, cta.warp, u.warps) : length);
-      u.row_end = begin + (cta.warp < u.warps ? share(length, cta.warp + 1, u.warps) : length);
-      u.pairs = u.tokens * H::group - u.tile * kPairs;
-      if (u.pairs > kPairs) u.pairs = kPairs;
-      u.found = true;
-      return u;
-    }
-    index -= units;
-    u.state += tiles * u.chunks;
-  }
-  return u;
-}
-
-template <class H> PHASEC_DEVICE int cached_blocks(const Unit &u) { return (u.row_end - u.row_begin + H::block_rows - 1) / H::block_rows; }
-
-/// Every warp that has rows has items for every round of a unit, K and V.
-PHASEC_DEVICE int items(const Unit &u) { return 2 * u.warps * u.rounds; }
-/// Opens the step: the chunks of each sequence, and the items of the CTA's units, which feeders leave to the warps. One thread.
-template <class H> PHASEC_DEVICE void open(const Cta &cta) {
-  count_units<H>(cta, chunks_of<H>());
-  for (int w = 0; w < H::warps; w++) shared_unit<H>(w).id = -1;
-  int n = 0;
-  for (int index = cta.cta;; index += ptx::ctas()) {
-    Unit u = unit<H>(cta, index);
-    if (!u.found) break;
-    n += items(u);
-  }
-  Stretch *to = stream::stretches<typename H::L>(H::step);
-  for (int i = 0; i < kStretches; i++) to[i] = Stretch{i == 0 ? n : 0, 1, 0, 0, 0, 0};
-}
-
-/// A warp's cached rows of a unit on their way through the ring: block b is K in item 2 (b * u.warps + warp) and V in the one
-/// behind it.
-template <class H> struct CachedRows {
-  u32 first; ///< number of the warp's first item
-  int filled, items;
-
-  PHASEC_DEVICE void open(const Cta &cta, u32 unit_first, const Unit &u) {
-    first = unit_first + 2u * u32(cta.warp);
-    filled = 0;
-    items = 2 * cached_blocks<H>(u);
-  }
-  /// The number of item i of the warp.
-  PHASEC_DEVICE u32 number(const Cta &cta, int i) const { return first + u32(i / 2 * 2 * shared_unit<H>(cta).warps + i % 2); }
-  /// Fills the stages of K and V of every block where both are free, and waits for those of the first `needed` items. One warp.
-  PHASEC_DEVICE void fill(const Cta &cta, int needed) {
-    using R = Ring<typename H::L>;
-    while (filled < items) {
-      u32 n = number(cta, filled);
-      if (filled < needed) R::wait_free(cta, n), R::wait_free(cta, n + 1);
-      else if (!ptx::any(R::free(n) && R::free(n + 1))) return;
-      copy(cta, shared_unit<H>(cta), filled / 2, n);
-      filled += 2;
-    }
-  }
-  /// Fills the first block of warps first, first + step, ... of a unit, whose first item has the number `unit_first`. One warp.
-  PHASEC_DEVICE static void fill_firsts(const Cta &cta, u32 unit_first, int first, int step) {
-    using R = Ring<typename H::L>;
-#pragma unroll 1
-    for (int w = first; w < shared_unit<H>(cta).warps; w += step) {
-      u32 n = unit_first + 2u * u32(w);
-      if (cached_blocks<H>(shared_unit<H>(w)) == 0) continue;
-      R::wait_free(cta, n), R::wait_free(cta, n + 1);
-      copy(cta, shared_unit<H>(w), 0, n);
-    }
-  }
-  /// A block of a warp's rows into the stages of items n and n + 1. A lane a row's address, which is looked up once for both.
-  PHASEC_DEVICE static void copy(const Cta &cta, const Unit &u, int block, u32 n) {
-    using R = Ring<typename H::L>;
-    int row = u.row_begin + block * H::block_rows + cta.lane, last = u.row_end - 1;
-    int rows = u.row_end - row + cta.lane < H::block_rows ? u.row_end - row + cta.lane : H::block_rows;
-    sequences::Rows<typename H::S> at(cta.table, u.sequence, u.head);
-    i64 offset = at.offset(row < last ? row : last);
-    ptx::gather_rows<H::block_rows, H::row_bytes, H::row_stride>(offset, rows, (const u8 *)cta.table[H::S::cache_k], R::stage(n), R::full(n),
-                                                                 (const u8 *)cta.table[H::S::cache_v], R::stage(n + 1), R::full(n + 1));
-  }
-  /// Items behind the warp's last: nothing comes, nothing is read, and their stages move on. One warp.
-  PHASEC_DEVICE void pass(const Cta &cta, const Unit &u) const {
-    using R = Ring<typename H::L>;
-    for (int i = cta.warp < u.warps ? items : 2 * u.rounds; i < 2 * u.rounds; i++) {
-      u32 n = number(cta, i);
-      R::wait_free(cta, n);
-      if (cta.lane == 0) ptx::mbar_arrive(R::full(n));
-      R::release(cta, n);
-    }
-  }
-};
 
 /// Softmax over some rows, of one pair and one dim: maximum, sum and weighted value (Milakov and Gimelshein, 2018).
 struct Part {
@@ -317,7 +153,8 @@ template <class H> struct Finish {
       bool in = i < Core::groups && pair < u.pairs && dim < H::head_dim;
       pair = u.tile * kPairs + (in ? pair : 0);
       of[c] = Place{u.first_token + pair / H::group, u.head * H::group + pair % H::group, in ? dim : 0};
-      to[c] = in ? H::Y::at(cta) + ((i64)of[c].token * H::heads + of[c].head) * H::head_dim + dim : nullptr;
+      constexpr int values = tagged_values<typename H::Y> == 2 ? 2 : 1;
+      to[c] = in ? H::Y::at(cta) + (((i64)of[c].token * H::heads + of[c].head) * H::head_dim + dim) / values : nullptr;
     }
     if constexpr (H::gated) gates.ask(cta, of);
   }
@@ -325,14 +162,19 @@ template <class H> struct Finish {
   PHASEC_DEVICE void store(const Cta &cta, const typename Core::Group &group) {
     float gate[Core::group_values];
     if constexpr (H::gated) gates.take(cta, gate);
-#pragma unroll
-    for (int c = 0; c < Core::group_values; c++) {
-      if (!to[c]) continue;
+    auto finished = [&](int c) {
       Part p = Core::part(group, c);
       float o = ptx::div(p.value, p.sum);
       if (H::kv_scales >= 0) o = o * scale;
       if constexpr (H::gated) o = o * math::sigmoid(gate[c]);
-      ::store<typename H::Y>(cta, to[c], o);
+      return o;
+    };
+    if constexpr (tagged_values<typename H::Y> == 2) {
+      if (to[0]) tagged::store(cta, to[0], {finished(0), finished(1)}); // neighbours
+    } else {
+#pragma unroll
+      for (int c = 0; c < Core::group_values; c++)
+        if (to[c]) ::store<typename H::Y>(cta, to[c], finished(c));
     }
   }
 };
@@ -397,9 +239,10 @@ PHASEC_DEVICE Cta later(Cta cta) {
 }
 
 /// Attends to the unit's rows, which leaves the warps' states in shared memory. All threads.
-template <class H> PHASEC_DEVICE void attend(const Cta &cta, Ring<typename H::L> &ring, const Unit u) {
+template <class H> PHASEC_DEVICE void attend(const Cta &cta, const Unit u) {
+  using R = Ring<typename H::L>;
   CachedRows<H> cache;
-  cache.open(cta, ring.first, u);
+  cache.open(cta, R::first(), u);
   // Rows older than this step wait for nothing. Where queries come word by word, warps that have none and no row of this step bring the
   // first rows of all warps, while others wait.
   int idle = finishes_words<H>() && 2 * H::warps <= H::stages ? H::warps - u.pairs - (H::fresh_rows && u.chunk == u.chunks - 1 ? 2 * u.tokens : 0) : 0;
@@ -407,7 +250,7 @@ template <class H> PHASEC_DEVICE void attend(const Cta &cta, Ring<typename H::L>
   else if (cache.items > 0) cache.filled = 2;
   H::await(cta, u.head);
   ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more, or a GEMV's operand and pieces
-  if (int first = H::warps - idle; cta.warp >= first) CachedRows<H>::fill_firsts(cta, ring.first, cta.warp - first, idle);
+  if (int first = H::warps - idle; cta.warp >= first) CachedRows<H>::fill_firsts(cta, R::first(), cta.warp - first, idle);
   core::Attention<H> core;
   core.stage(later(cta), u);
   u8 *fresh = (u8 *)States<H>::of(cta, 0);
@@ -425,8 +268,8 @@ template <class H> PHASEC_DEVICE void attend(const Cta &cta, Ring<typename H::L>
     const u8 *k = nullptr, *v = nullptr;
     if (block < cached) {
       cache.fill(cta, 2 * block + 2);
-      k = ring.wait(cache.number(cta, 2 * block));
-      v = ring.wait(cache.number(cta, 2 * block + 1));
+      k = R::wait(cache.number(cta, 2 * block));
+      v = R::wait(cache.number(cta, 2 * block + 1));
     } else {
       int skip = (block - cached) * H::block_rows;
       k = fresh + skip * H::row_stride;
@@ -437,10 +280,10 @@ template <class H> PHASEC_DEVICE void attend(const Cta &cta, Ring<typename H::L>
     core.attend(cta, k, v, row, end - row < H::block_rows ? end - row : H::block_rows);
     if (block >= cached) continue;
     ptx::fence_async_shared(); // these stages were not written by bulk copies, the next bytes in them may be
-    ring.release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));
+    R::release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));
   }
   cache.pass(cta, shared_unit<H>(cta));
-  ring.first += u32(items(shared_unit<H>(cta)));
+  R::advance(u32(items(shared_unit<H>(cta))));
   ptx::sync_workers(H::threads);
   constexpr int half = States<H>::kCount;
   float *mine = States<H>::of(cta, later(cta).warp % half);
@@ -455,7 +298,7 @@ template <class H> PHASEC_DEVICE void attend(const Cta &cta, Ring<typename H::L>
 }
 
 /// A CTA stores all its chunks before it waits for any: then none can wait for itself.
-template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &ring) {
+template <class H> PHASEC_DEVICE void run(const Cta &cta) {
   int index = cta.cta;
   for (;;) {
     Unit u = shared_unit<H>(cta);
@@ -464,9 +307,11 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta, Ring<typename H::L> &r
       if (!u.found) break;
       ptx::sync_workers(H::threads); // nobody reads the previous unit any more
       if (cta.lane == 0) shared_unit<H>(cta) = u;
+      if (cta.lane < H::block_rows && cached_blocks<H>(u) > 0)
+        known<H>(cta.warp).pages[cta.lane] = sequences::Rows<typename H::S>(cta.table, u.sequence, u.head).page(CachedRows<H>::row(cta, u, 0));
       ptx::sync_workers(H::threads);
     }
-    attend<H>(cta, ring, u);
+    attend<H>(cta, u);
     merge_warps<H>(later(cta), shared_unit<H>(cta));
     index = shared_unit<H>(cta).id / H::steps + ptx::ctas(); // not kept in a register
   }

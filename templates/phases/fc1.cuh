@@ -23,8 +23,7 @@ template <class H> struct Finish {
       if (column >= G::rows / 2) continue;
       float u = H::Act::apply(v[0]) * v[half];
       if constexpr (each == 2) {
-        u32 pair = u32(numeric::to_bf16(u)) | u32(numeric::to_bf16(H::Act::apply(v[1]) * v[half + 1])) << 16;
-        ptx::store_tagged(H::Y::at(cta) + at / 2, ptx::from_bits(pair), cta.round + 1u);
+        tagged::store(cta, H::Y::at(cta) + at / 2, {u, H::Act::apply(v[1]) * v[half + 1]});
       } else {
         store<typename H::Y>(cta, H::Y::at(cta) + at, u);
       }

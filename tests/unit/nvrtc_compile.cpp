@@ -233,6 +233,10 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   u64 first, second;
   load_tagged2((const u64 *)g + 2 * thread(), first, second);
   store_tagged2((u64 *)g + 2 * thread(), v, c[0], u32(first + second));
+  prefetch(g);
+  u32 quad[4];
+  load_quad(g + 4 * lane(), quad);
+  store_quad(g + 4 * thread(), quad[0], quad[1], quad[2], quad[3]);
   if (lane() == 0) publish((u32 *)(shared + 64), 1u, (u32 *)(shared + 68), 2u);
   if (lane() == 0) publish((u32 *)(shared + 64), peek_shared((const u32 *)(shared + 64)));
   if (thread() == 0) {

@@ -36,22 +36,22 @@ PHASEC_KERNEL(160) k(const __grid_constant__ Args args) {
     stream::open_empty<L>(step);
     stream::stretches<L>(step)[step] = Stretch{Program::items(cta, step), 1, 0, Program::block(cta, step, 0), 0, 0};
   }
-  Ring<L> ring{};
-  ring.open(cta);
+  using R = Ring<L>;
+  R::open(cta);
   ptx::sync_cta();
   if (cta.warp >= L::warps) return stream::feed<Program, L>(cta);
   for (int step = 0; step < 2; step++) {
     int items = Program::items(cta, step);
     ptx::sync_workers(L::threads);
     for (int i = cta.warp; i < items; i += L::warps) {
-      u32 n = ring.first + u32(i);
-      const u32 *stage = (const u32 *)ring.wait(n);
+      u32 n = R::first() + u32(i);
+      const u32 *stage = (const u32 *)R::wait(n);
       u32 sum = 0;
       for (int j = 0; j < 4; j++) sum = sum * 5u + stage[(cta.lane * 7 + j * 31) % 120];
-      ring.release(cta, n);
+      R::release(cta, n);
       ((u32 *)args.workspace)[Program::block(cta, step, i) * 32 + cta.lane] = sum;
     }
-    ring.first += u32(items);
+    R::advance(u32(items));
   }
 }
 PHASEC_KERNEL_ENTRY(k, Args)

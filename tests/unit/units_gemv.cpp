@@ -94,10 +94,13 @@ template <class G> std::vector<gemv::Units> owners(int ctas) {
 
 template <int Tiles, int Slots> void checkBalanced() {
   for (int ctas : {1, 2, 3, 4, 7, 31, 32, 132, 148, 1000}) {
-    auto all = owners<Shape<gemv::Assignment::Balanced, Tiles, Slots>>(ctas);
-    for (const gemv::Units &u : all) { // as even as whole units allow
-      REQUIRE(u.end - u.begin >= Tiles * Slots / ctas);
-      REQUIRE(u.end - u.begin <= (Tiles * Slots + ctas - 1) / ctas);
+    using G = Shape<gemv::Assignment::Balanced, Tiles, Slots>;
+    const int most = (Tiles * Slots + ctas - 1) / ctas;
+    const bool divided = Slots > 1 && ctas >= Slots && (Tiles + ctas / Slots - 1) / (ctas / Slots) <= most;
+    for (const gemv::Units &u : owners<G>(ctas)) { // as even as whole units allow
+      REQUIRE(u.end - u.begin <= most);
+      if (!divided) REQUIRE(u.end - u.begin >= Tiles * Slots / ctas);
+      else if (u.begin < u.end) REQUIRE(u.begin / Tiles == (u.end - 1) / Tiles); // one operand
     }
   }
 }
@@ -179,6 +182,9 @@ TEST_CASE("balanced units") {
   checkBalanced<5, 8>();
   checkBalanced<12, 16>();
   checkBalanced<320, 32>();
+  checkBalanced<320, 4>();
+  checkBalanced<128, 8>();
+  checkBalanced<256, 8>();
 }
 TEST_CASE("2d units") {
   checkGrid<1, 1>();

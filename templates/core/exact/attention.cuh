@@ -7,7 +7,7 @@ namespace core {
 
 /// Eight pairs of one warp. Lane l holds dims l, l + 32, ... of each; in memory a pair's dims follow one another.
 template <class H> struct Attention {
-  static constexpr int pairs_max = attn::kPairs, lane_dims = (H::head_dim + 31) / 32, groups = pairs_max * H::head_dim;
+  static constexpr int pairs_max = attn::kPairs, lane_dims = (H::head_dim + 31) / 32, groups = pairs_max * H::head_dim / 2;
   float max[pairs_max], sum[pairs_max], acc[pairs_max][lane_dims];
   const float *queries;
   float score_scale;
@@ -90,8 +90,10 @@ template <class H> struct Attention {
     }
   }
 
-  // What follows works on states in memory, value by value. All threads of a CTA share the values.
-  using Group = attn::Part;
+  // What follows works on states in memory, two neighbouring values of a pair at a time. All threads of a CTA share the groups.
+  struct Group {
+    float max, sum, value[2];
+  };
 
   /// The states of the CTA's warps, merged in a tree.
   PHASEC_DEVICE static Group merge_warps(const float *states, int i) {
@@ -112,18 +114,16 @@ template <class H> struct Attention {
   }
   PHASEC_DEVICE static void store(const Cta &cta, const Group &p, u64 *to, int i) {
     u32 tag = cta.round + 1u;
-    ptx::store_tagged(to + attn::States<H>::kHead + i, p.value, tag);
-    if (i % H::head_dim) return;
-    ptx::store_tagged(to + i / H::head_dim * 2, p.max, tag);
-    ptx::store_tagged(to + i / H::head_dim * 2 + 1, p.sum, tag);
+    ptx::store_tagged2(to + attn::States<H>::kHead + 2 * i, p.value[0], p.value[1], tag);
+    if (dim(i, 0) == 0) ptx::store_tagged2(to + pair(i, 0) * 2, p.max, p.sum, tag);
   }
   /// The n-th group of those whose pair is one of the tile's first.
   PHASEC_DEVICE static int group_of(int n, int) { return n; }
-  /// The pair and dim of the value of group i.
-  PHASEC_DEVICE static int pair(int i, int) { return i / H::head_dim; }
-  PHASEC_DEVICE static int dim(int i, int) { return i % H::head_dim; }
-  static constexpr int group_values = 1;
-  PHASEC_DEVICE static attn::Part part(const Group &p, int) { return p; }
+  /// The pair and dim of value c of group i.
+  PHASEC_DEVICE static int pair(int i, int) { return 2 * i / H::head_dim; }
+  PHASEC_DEVICE static int dim(int i, int c) { return 2 * i % H::head_dim + c; }
+  static constexpr int group_values = 2;
+  PHASEC_DEVICE static attn::Part part(const Group &p, int c) { return attn::Part{p.max, p.sum, p.value[c]}; }
 
 private:
   /// Merges N states into the first, from the middle on.
@@ -136,24 +136,24 @@ private:
     }
   }
   PHASEC_DEVICE static Group load(const float *state, int i) {
-    const float *head = state + i / H::head_dim * 2;
-    return Group{head[0], head[1], state[attn::States<H>::kHead + i]};
+    const float *head = state + pair(i, 0) * 2, *value = state + attn::States<H>::kHead + 2 * i;
+    return Group{head[0], head[1], {value[0], value[1]}};
   }
   PHASEC_DEVICE static Group load(const Cta &cta, const u64 *state, int i) {
-    int head = i / H::head_dim * 2, at[3] = {head, head + 1, attn::States<H>::kHead + i};
-    u64 words[3];
-    do
-#pragma unroll
-      for (int j = 0; j < 3; j++) words[j] = ptx::load_tagged(state + at[j]);
-    while (!(tagged::there(cta, words[0]) && tagged::there(cta, words[1]) && tagged::there(cta, words[2])) && (ptx::spin_pause(), true));
-    return Group{ptx::from_bits(u32(words[0])), ptx::from_bits(u32(words[1])), ptx::from_bits(u32(words[2]))};
+    u64 head[2], value[2];
+    do {
+      ptx::load_tagged2(state + pair(i, 0) * 2, head[0], head[1]);
+      ptx::load_tagged2(state + attn::States<H>::kHead + 2 * i, value[0], value[1]);
+    } while (!(tagged::there(cta, head[0]) && tagged::there(cta, head[1]) && tagged::there(cta, value[0]) && tagged::there(cta, value[1])) &&
+             (ptx::spin_pause(), true));
+    return Group{ptx::from_bits(u32(head[0])), ptx::from_bits(u32(head[1])), {ptx::from_bits(u32(value[0])), ptx::from_bits(u32(value[1]))}};
   }
   PHASEC_DEVICE static void append(Group &p, const Group &later) {
     float m = p.max < later.max ? later.max : p.max;
     if (m == -math::infinity()) return;
     float fa = math::exp2(p.max - m), fb = math::exp2(later.max - m);
     p.sum = ptx::fma(later.sum, fb, p.sum * fa);
-    p.value = ptx::fma(later.value, fb, p.value * fa);
+    for (int c = 0; c < 2; c++) p.value[c] = ptx::fma(later.value[c], fb, p.value[c] * fa);
     p.max = m;
   }
   PHASEC_DEVICE static int at(int p, int d) { return attn::States<H>::kHead + p * H::head_dim + d; }

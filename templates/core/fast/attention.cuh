@@ -110,15 +110,18 @@ template <class H> struct Attention {
     for (int i = 0; i < v_groups; i++) {
       if (i > 0) ptx::sync_warp(); // no more loads under way than there are registers
 #pragma unroll
-      for (int t = 0; t < per_piece; t++) {
-        Words4 other = ((const Words4 *)(from + attn::States<H>::kHead))[(i * per_piece + t) * 32 + cta.lane];
+      for (int n = 0; n < per_piece; n++) {
+        Words4 other = ((const Words4 *)(from + attn::States<H>::kHead))[(i * per_piece + n) * 32 + cta.lane];
 #pragma unroll
-        for (int c = 0; c < 4; c++) acc[i][t][c] = ptx::fma(ptx::from_bits(other.word[c % 2 * 2 + c / 2]), fb[c % 2], acc[i][t][c] * fa[c % 2]);
+        for (int w = 0; w < 4; w++) {
+          float &v = acc[i][n / 2 * 2 + w % 2][w / 2 + n % 2 * 2];
+          v = ptx::fma(ptx::from_bits(other.word[w]), fb[w / 2], v * fa[w / 2]);
+        }
       }
     }
   }
 
-  /// In memory: [v group][t][lane][pair of two][piece g, then g + 8]. One warp.
+  /// In memory: [v group][dims t and t + 1 of piece g, of piece g + 8, for every second t][lane][pair of two][dim of two]. One warp.
   PHASEC_DEVICE void put(const Cta &cta, float *to) const {
     int g = cta.lane >> 2, own = cta.lane & 3;
 #pragma unroll
@@ -134,11 +137,11 @@ template <class H> struct Attention {
 #pragma unroll
     for (int i = 0; i < v_groups; i++)
 #pragma unroll
-      for (int t = 0; t < per_piece; t++) {
-        Words4 w;
+      for (int n = 0; n < per_piece; n++) {
+        Words4 words;
 #pragma unroll
-        for (int c = 0; c < 4; c++) w.word[c % 2 * 2 + c / 2] = ptx::bits(acc[i][t][c]);
-        ((Words4 *)(to + attn::States<H>::kHead))[(i * per_piece + t) * 32 + cta.lane] = w;
+        for (int w = 0; w < 4; w++) words.word[w] = ptx::bits(acc[i][n / 2 * 2 + w % 2][w / 2 + n % 2 * 2]);
+        ((Words4 *)(to + attn::States<H>::kHead))[(i * per_piece + n) * 32 + cta.lane] = words;
       }
   }
 
@@ -231,8 +234,8 @@ template <class H> struct Attention {
   /// The pair and dim of value c of group i.
   PHASEC_DEVICE static int pair(int i, int) { return i % attn::kPairs; }
   PHASEC_DEVICE static int dim(int i, int c) {
-    int lane = i / 2 % 32, t = i / 64;
-    return (t / per_piece * 16 + lane / 4 + c * 8) * per_piece + t % per_piece;
+    int lane = i / 2 % 32, n = i / 64;
+    return (n / per_piece * 16 + lane / 4 + n % 2 * 8) * per_piece + n % per_piece / 2 * 2 + c;
   }
   static constexpr int group_values = 2;
   PHASEC_DEVICE static attn::Part part(const Group &group, int c) { return attn::Part{group.max, group.sum, group.value[c]}; }

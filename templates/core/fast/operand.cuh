@@ -49,12 +49,15 @@ private:
 };
 /// The same of a tagged row: the words may not be there yet.
 template <int Values, int n> struct TaggedEight {
-  u64 words[8 / Values];
+  using Word = tagged::Word<Values>;
+  Word words[8 / Values];
 
-  PHASEC_DEVICE void load(const u64 *row, int k) {
-    const u64 *from = row + (k < n ? k : 0) / Values;
+  PHASEC_DEVICE void load(const Word *row, int k) {
+    const Word *from = row + (k < n ? k : 0) / Values;
 #pragma unroll
-    for (int i = 0; i < 8 / Values; i += 2) ptx::load_tagged2(from + i, words[i], words[i + 1]);
+    for (int i = 0; i < 8 / Values; i += 2)
+      if constexpr (Values == 4) words[i] = tagged::load(from + i), words[i + 1] = tagged::load(from + i + 1);
+      else ptx::load_tagged2(from + i, words[i], words[i + 1]);
   }
   PHASEC_DEVICE bool there(const Cta &cta) const {
     bool all = true;
@@ -72,7 +75,8 @@ template <class R, int n> struct EightOf<R, n, 0> {
 };
 template <class G> using EightX = typename EightOf<typename G::X, G::cols>::Type;
 template <class G> PHASEC_DEVICE const typename G::X::Word *row_of(const Cta &cta, int token) {
-  return G::X::at(cta) + (i64)token * G::cols / (tagged_values<typename G::X> == 2 ? 2 : 1);
+  constexpr int values = tagged_values<typename G::X>;
+  return G::X::at(cta) + (i64)token * G::cols / (values > 1 ? values : 1);
 }
 
 template <class Eight> PHASEC_DEVICE float sum_of_squares(const Eight &x, int k, float sum) {
@@ -196,19 +200,22 @@ template <class G> struct Staging {
     first = run * run_segments<G>(), last = first + run_segments<G>() < G::segments ? first + run_segments<G>() : G::segments;
     begin = gemv::segment_row<G>(slot, first).granule_begin * gemv::kGranuleK;
     width = gemv::segment_row<G>(slot, last - 1).granule_end * gemv::kGranuleK - begin;
-    load_x(cta);
-#pragma unroll
-    for (int i = 0; i < kSteps; i++) steps[i].load(cta, k(cta, i));
-  }
-  PHASEC_DEVICE void load_x(const Cta &cta) {
 #pragma unroll
     for (int i = 0; i < kSteps; i++) x[i].load(row_of<G>(cta, token), k(cta, i));
+#pragma unroll
+    for (int i = 0; i < kSteps; i++) steps[i].load(cta, k(cta, i));
   }
   PHASEC_DEVICE bool there(const Cta &cta) const {
     bool all = true;
 #pragma unroll
     for (int i = 0; i < kSteps; i++) all = all && x[i].there(cta);
     return all;
+  }
+  /// Asks for what was not there: every CTA asks for the same words, and they queue up with the stream.
+  PHASEC_DEVICE void again(const Cta &cta) {
+#pragma unroll
+    for (int i = 0; i < kSteps; i++)
+      if (!x[i].there(cta)) x[i].load(row_of<G>(cta, token), k(cta, i));
   }
   /// Transforms, scales and stores what was loaded.
   PHASEC_DEVICE void store(const Cta &cta, int slot) {
@@ -285,7 +292,7 @@ template <class G, class Idle> PHASEC_DEVICE void stage(const Cta &cta, int slot
         idle();
         ptx::spin_pause();
 #pragma unroll
-        for (int i = 0; i < together; i++) staging[i].load_x(cta);
+        for (int i = 0; i < together; i++) staging[i].again(cta);
       }
     }
 #pragma unroll

@@ -5,10 +5,11 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 44, stage_bytes = 4608, window = 44;
+  static constexpr bool moves_registers = true;
   static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, stretches_offset = 203264, reads_offset = 203648, step_offset = 203904,
       table_offset = 204160, feeder_tables_offset = 204312, owed_offset = 206744, left_offset = 207072,
-      pieces_offset = 216448, arrived_offset = 207872,
-      tile_offset = 208000, zeros_offset = 214144, scratch_offset = 214144, operand_offset = 214272; // shared memory, 228736 bytes
+      pieces_offset = 217216, arrived_offset = 208640,
+      tile_offset = 208768, zeros_offset = 214912, scratch_offset = 214912, operand_offset = 215040; // shared memory, 229504 bytes
   static constexpr int table_entries = 19, step_counts = 0, instances = 4, first_step = 0, steps = 5, calls = 14,
       instance_counter = 3, owed_words = 1;
 };
@@ -63,7 +64,7 @@ struct Attn1_attention : Launch {
   using S = Attn1_attentionKv;
   using Row = bf16;
   static constexpr int step = 1;
-  static constexpr int queries_offset = 214272, states_offset = 215296, units_shared_offset = 207104, state_floats = 528;
+  static constexpr int queries_offset = 215040, states_offset = 216064, units_shared_offset = 207104, state_floats = 528;
   static constexpr int row_bytes = 64, row_stride = 80;
   static constexpr int heads = 6, kv_heads = 3, group = 2, head_dim = 32;
   static constexpr int kv_splits = 44, head_states = 53, chunk_rows = 176, block_rows = 16, buffered_warps = 11, buffered_from = 768, kv_scales = -1;
@@ -72,8 +73,8 @@ struct Attn1_attention : Launch {
   PHASEC_DEVICE static float scale() { return ptx::from_bits(0x3e000000u) /* 0.125 */; }
   static constexpr bool gated = false;
   using Heads = Qkv0_attentionOut;
-  using Y = Tagged<bf16, 24832, 1>;
-  using Partials = Tagged<float, 37120, 1>;
+  using Y = Tagged<bf16, 24832, 2>;
+  using Partials = Tagged<float, 30976, 1>;
   PHASEC_DEVICE static void await(const Cta &, int) { }
   PHASEC_DEVICE static void signal(const Cta &, int, u32) { }
 };
@@ -90,8 +91,8 @@ struct Wo2_attention : Launch {
   static constexpr auto scale = gemv::Scale::Multiply;
   using Format = weights::nvfp4;
   using Transform = operand::Plain;
-  using X = Tagged<bf16, 24832, 1>;
-  using Slots = Local<float, 708864>;
+  using X = Tagged<bf16, 24832, 2>;
+  using Slots = Local<float, 702720>;
   PHASEC_DEVICE static const int *segment_table() { return wo2_attention_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   PHASEC_DEVICE static void await(const Cta &, int) { }
@@ -126,7 +127,7 @@ struct Fc10_mlp : Launch {
   PHASEC_DEVICE static void await(const Cta &, int) { }
 };
 struct Fc10_mlpOut : Launch {
-  using Y = Tagged<bf16, 727296, 2>;
+  using Y = Tagged<bf16, 721152, 2>;
   using Act = fc1::GeluTanh;
   PHASEC_DEVICE static void signal(const Cta &, int) {}
 };
@@ -143,8 +144,8 @@ struct Fc21_mlp : Launch {
   static constexpr auto scale = gemv::Scale::PerRow;
   using Format = weights::fp8_e4m3;
   using Transform = operand::Plain;
-  using X = Tagged<bf16, 727296, 2>;
-  using Slots = Local<float, 732928>;
+  using X = Tagged<bf16, 721152, 2>;
+  using Slots = Local<float, 726784>;
   PHASEC_DEVICE static const int *segment_table() { return fc21_mlp_segments; }
   PHASEC_DEVICE static int checkpoint_row(int row) { return row; }
   PHASEC_DEVICE static void await(const Cta &, int) { }
@@ -165,8 +166,8 @@ struct Program {
   PHASEC_DEVICE static int calls_begin(int instance) { return instance_table[instance][2]; }
   PHASEC_DEVICE static int arrivals(int instance) { return instance_table[instance][3] + instance_table[instance][4] * ptx::ctas(); }
   PHASEC_DEVICE static bool leaves_by_cta(int) { return false; }
-  PHASEC_DEVICE static void open(const Cta &cta) {
-    switch (ptx::thread()) {
+  PHASEC_DEVICE static void open(const Cta &cta, int step) {
+    switch (step) {
     case 0: gemv::open<Qkv0_attention>(cta); break;
     case 1: attn::open<Attn1_attention>(cta); break;
     case 2: gemv::open<Wo2_attention>(cta); break;
@@ -186,46 +187,46 @@ struct Program {
     return true;
   }
   // @attention
-  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
-    if (cta.begins(call + 0)) { // %q = qkv %xn, %w_qkv, %kv
-      gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta, ring);
+  PHASEC_DEVICE static void body0(Cta &cta, int call) {
+    if (launch::begins<Launch>(cta, call + 0)) { // %q = qkv %xn, %w_qkv, %kv
+      gemv::run<Qkv0_attention, qkv::Raw<Qkv0_attentionOut>>(cta);
     }
     // tags: %q qkv -> %a attn
-    if (cta.begins(call + 1)) { // %a = attn %q, %kv
-      attn::run<Attn1_attention>(cta, ring);
+    if (launch::begins<Launch>(cta, call + 1)) { // %a = attn %q, %kv
+      attn::run<Attn1_attention>(cta);
       attn::append_rows<Attn1_attention>(cta, gemv::units<Wo2_attention>(cta).begin, gemv::units<Wo2_attention>(cta).end, Wo2_attention::slots * Wo2_attention::tiles);
     }
     // tags: %a attn -> %h gather
-    if (cta.begins(call + 2)) { // %p = wo %a, %w_o
-      gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta, ring);
+    if (launch::begins<Launch>(cta, call + 2)) { // %p = wo %a, %w_o
+      gemv::run<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta);
     }
-    if (cta.begins(call + 3)) { // its slots
+    if (launch::begins<Launch>(cta, call + 3)) { // its slots
       gemv::finish_tiles<Wo2_attention, gather::Finish<Wo2_attentionOut>>(cta);
       event::settle<Wo2_attention, launch::Leave<Launch>>(cta);
     }
   }
   // @mlp
-  PHASEC_DEVICE static void body1(Cta &cta, Ring<Launch> &ring, int call) {
-    if (cta.begins(call + 0)) { // %u = fc1 %hn, %w_gate_up
-      gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta, ring);
+  PHASEC_DEVICE static void body1(Cta &cta, int call) {
+    if (launch::begins<Launch>(cta, call + 0)) { // %u = fc1 %hn, %w_gate_up
+      gemv::run<Fc10_mlp, fc1::Finish<Fc10_mlpOut>>(cta);
     }
     // tags: %u fc1 -> %y fc2
-    if (cta.begins(call + 1)) { // %y = fc2 %u, %w_down, %h
-      gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta, ring);
+    if (launch::begins<Launch>(cta, call + 1)) { // %y = fc2 %u, %w_down, %h
+      gemv::run<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta);
     }
-    if (cta.begins(call + 2)) { // its slots
+    if (launch::begins<Launch>(cta, call + 2)) { // its slots
       gemv::finish_tiles<Fc21_mlp, fc2::Finish<Fc21_mlpOut>>(cta);
       event::settle<Fc21_mlp, launch::Leave<Launch>>(cta);
     }
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
+  PHASEC_DEVICE static void run(Cta &cta, int instance) {
     if (instance_table[instance][0] == 0) {
       cta.round = sequences::arrays<Launch>()->epoch * 2u + u32(instance_table[instance][1]);
-      body0(cta, ring, calls_begin(instance));
+      body0(cta, calls_begin(instance));
     }
     if (instance_table[instance][0] == 1) {
       cta.round = sequences::arrays<Launch>()->epoch * 2u + u32(instance_table[instance][1]);
-      body1(cta, ring, calls_begin(instance));
+      body1(cta, calls_begin(instance));
     }
   }
 };

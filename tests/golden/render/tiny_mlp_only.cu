@@ -5,10 +5,11 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 24, stage_bytes = 8192, window = 24;
-  static constexpr int ring_offset = 0, barriers_offset = 196608, units_offset = 196864, stretches_offset = 196992, reads_offset = 197248, step_offset = 197376,
-      table_offset = 197632, feeder_tables_offset = 197728, owed_offset = 199264, left_offset = 199400,
-      pieces_offset = 208896, arrived_offset = 200320,
-      tile_offset = 200448, zeros_offset = 206592, scratch_offset = 206592, operand_offset = 206720; // shared memory, 221184 bytes
+  static constexpr bool moves_registers = true;
+  static constexpr int ring_offset = 0, barriers_offset = 196608, units_offset = 196864, stretches_offset = 196992, reads_offset = 197248, step_offset = 197504,
+      table_offset = 197760, feeder_tables_offset = 197856, owed_offset = 199392, left_offset = 199528,
+      pieces_offset = 209792, arrived_offset = 201216,
+      tile_offset = 201344, zeros_offset = 207488, scratch_offset = 207488, operand_offset = 207616; // shared memory, 222080 bytes
   static constexpr int table_entries = 12, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 3,
       instance_counter = 3, owed_words = 1;
 };
@@ -71,8 +72,8 @@ struct Program {
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 2; }
   PHASEC_DEVICE static int calls_begin(int instance) { return instance * 3; }
-  PHASEC_DEVICE static void open(const Cta &cta) {
-    switch (ptx::thread()) {
+  PHASEC_DEVICE static void open(const Cta &cta, int step) {
+    switch (step) {
     case 0: gemv::open<Fc10>(cta); break;
     case 1: gemv::open<Fc21>(cta); break;
     default: break;
@@ -87,20 +88,20 @@ struct Program {
     return true;
   }
   // @tiny_mlp_only
-  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
-    if (cta.begins(call + 0)) { // %u = fc1 %hn, %w_gate_up
-      gemv::run<Fc10, fc1::Finish<Fc10Out>>(cta, ring);
+  PHASEC_DEVICE static void body0(Cta &cta, int call) {
+    if (launch::begins<Launch>(cta, call + 0)) { // %u = fc1 %hn, %w_gate_up
+      gemv::run<Fc10, fc1::Finish<Fc10Out>>(cta);
     }
     // tags: %u fc1 -> %y fc2
-    if (cta.begins(call + 1)) { // %y = fc2 %u, %w_down, %h
-      gemv::run<Fc21, fc2::Finish<Fc21Out>>(cta, ring);
+    if (launch::begins<Launch>(cta, call + 1)) { // %y = fc2 %u, %w_down, %h
+      gemv::run<Fc21, fc2::Finish<Fc21Out>>(cta);
     }
-    if (cta.begins(call + 2)) { // its slots
+    if (launch::begins<Launch>(cta, call + 2)) { // its slots
       gemv::finish_tiles<Fc21, fc2::Finish<Fc21Out>>(cta);
     }
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
+  PHASEC_DEVICE static void run(Cta &cta, int instance) {
     cta.round = sequences::arrays<Launch>()->epoch * 1u + u32(instance);
-    body0(cta, ring, calls_begin(instance));
+    body0(cta, calls_begin(instance));
   }
 };

@@ -5,10 +5,11 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 32;
   static constexpr int stages = 44, stage_bytes = 4608, window = 44;
+  static constexpr bool moves_registers = true;
   static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, stretches_offset = 203264, reads_offset = 203520, step_offset = 203776,
       table_offset = 204032, feeder_tables_offset = 204112, owed_offset = 205392, left_offset = 205528,
-      pieces_offset = 214912, arrived_offset = 206336,
-      tile_offset = 206464, zeros_offset = 212608, scratch_offset = 212608, operand_offset = 212736; // shared memory, 227200 bytes
+      pieces_offset = 215680, arrived_offset = 207104,
+      tile_offset = 207232, zeros_offset = 213376, scratch_offset = 213376, operand_offset = 213504; // shared memory, 227968 bytes
   static constexpr int table_entries = 10, step_counts = 0, instances = 1, first_step = 0, steps = 2, calls = 2,
       instance_counter = 3, owed_words = 2;
 };
@@ -56,10 +57,9 @@ struct Program {
   PHASEC_DEVICE static int steps_begin(int) { return 0; }
   PHASEC_DEVICE static int steps_end(int) { return 2; }
   PHASEC_DEVICE static int calls_begin(int instance) { return instance * 2; }
-  PHASEC_DEVICE static void open(const Cta &cta) {
-    switch (ptx::thread()) {
+  PHASEC_DEVICE static void open(const Cta &cta, int step) {
+    switch (step) {
     case 0: gemv::open<Wo0>(cta); break;
-    case 1: stream::open_empty<Launch>(1); break;
     default: break;
     }
   }
@@ -71,18 +71,18 @@ struct Program {
     return true;
   }
   // @tiny_wo_harness
-  PHASEC_DEVICE static void body0(Cta &cta, Ring<Launch> &ring, int call) {
-    if (cta.begins(call + 0)) { // %p = wo %a, %w_o
-      gemv::run<Wo0, wo::KeepSlots>(cta, ring);
+  PHASEC_DEVICE static void body0(Cta &cta, int call) {
+    if (launch::begins<Launch>(cta, call + 0)) { // %p = wo %a, %w_o
+      gemv::run<Wo0, wo::KeepSlots>(cta);
       event::arrive<Event0>(cta);
     }
     // grid: %p wo -> %h gather
-    if (cta.begins(call + 1)) { // %h = gather %p, %x
+    if (launch::begins<Launch>(cta, call + 1)) { // %h = gather %p, %x
       gather::run<Wo0, Gather1>(cta);
     }
   }
-  PHASEC_DEVICE static void run(Cta &cta, Ring<Launch> &ring, int instance) {
+  PHASEC_DEVICE static void run(Cta &cta, int instance) {
     cta.round = sequences::arrays<Launch>()->epoch * 1u + u32(instance);
-    body0(cta, ring, calls_begin(instance));
+    body0(cta, calls_begin(instance));
   }
 };

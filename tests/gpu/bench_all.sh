@@ -41,10 +41,10 @@ bench() {
 bench qwen35_27b 170 qwen35_27b --repeat 24 --tokens 1,2,4,8,16 --contexts 1024 --peers --peer-seconds 50
 bench qwen35_27b_single 30 qwen35_27b --repeat 1
 bench qwen35_27b_long 60 qwen35_27b --contexts 8192,32768,131072
-bench llama31_8b 90 llama31_8b --tokens 1,8 --peers --peer-seconds 30
+bench llama31_8b 110 llama31_8b --tokens 1,8 --peers --peer-seconds 45
 bench llama31_8b_fp8 30 llama31_8b_fp8 --tokens 1,8
-bench llama32_1b_layer 60 llama32_1b_layer --tokens 1,8 --peers --peer-seconds 25
-bench llama32_1b 20 llama32_1b --tokens 1,8 # a whole step, which no peer expresses
+bench llama32_1b_layer 100 llama32_1b_layer --tokens 1,8 --peers --peer-seconds 60
+bench llama32_1b 40 llama32_1b --tokens 1,8 # a whole step, which no peer expresses
 bench wo_split_seed 30 wo_harness --sweep wo_split=1,2,4,8 --set partition=seed
 bench wo_split_wide 30 wo_harness --sweep wo_split=1,2,4,8 --set partition=wide
 bench qwen35_27b_error 90 qwen35_27b --launches 15 --error 8

@@ -226,7 +226,7 @@ TEST_CASE("the window: what the host sets, up to the ring; without it only fast 
   CHECK(window(tiny, "ring=16 window=64") == std::pair{16, 16});
   CHECK(window(large, "math=fast tokens_max=1") == std::pair{16, 32}); // 72 KB
   CHECK(window(large, "math=fast tokens_max=2") == std::pair{16, 32});
-  CHECK(window(bf16, "math=fast tokens_max=1") == std::pair{8, 24}); // 88 KB
+  CHECK(window(bf16, "math=fast tokens_max=1") == std::pair{8, 24}); // 64 KB
   for (auto [layers, settings] : {std::pair{&large, "math=fast tokens_max=8"}, {&large, "math=fast tokens_max=3"}, {&bf16, "math=fast tokens_max=2"},
                                   {&bf16, "tokens_max=1"}, {&large, "tokens_max=1"}}) {
     auto [n, stages] = window(*layers, settings);

@@ -218,7 +218,7 @@ private:
   int valuesWritten(const Step &s, const Region &r) const {
     if (s.op == Op::fc1) return 2;
     if (s.op == Op::attn) return r.dtype == "bf16" ? 2 : 1;
-    return s.op == Op::wo || s.op == Op::fc2 ? 4 : 1;
+    return r.dtype == "f32" && (s.op == Op::wo || s.op == Op::fc2) ? 4 : 1; // bf16 is rounded before it is stored, one by one
   }
   bool reads(const Step &s, int region, int values) const {
     if (s.op == Op::attn) return s.attention.heads_step >= 0;

@@ -45,6 +45,21 @@ TEST_CASE("sim: every tiny layer is bit-exact, at splits that between them are a
   runCases(cases);
 }
 
+TEST_CASE("sim: a residual stream that is declared bf16 is rounded where it is handed on, bit for bit") {
+  std::string text = fileText(examplePath("tiny_llama31_8b"));
+  const std::string plain = "%h  = gather", rounded = "%h : bf16 = gather";
+  size_t at = text.find(plain);
+  REQUIRE(at != std::string::npos);
+  text.replace(at, plain.size(), rounded);
+  std::vector<Case> cases;
+  for (int tokens : {1, 2, 4}) { // handed on in tagged words for few tokens
+    Setup setup;
+    setup.settings = "tokens_max=" + std::to_string(tokens);
+    cases.push_back({"bf16 residual", parse(text), setup, {{{65}, {tokens}, 11, true}}});
+  }
+  runCases(cases);
+}
+
 TEST_CASE("sim: neither the scheduler's seed nor the CTA count shows in a single bit") {
   for (const char *name : {"tiny_qwen35_27b", "tiny_mixed_stack", "tiny_llama32_1b"}) {
     std::optional<Downloaded> first;

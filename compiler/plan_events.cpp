@@ -184,7 +184,7 @@ Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer) {
 
 namespace {
 
-/// Bytes that pass through L2 when a CTA stages them: beyond this a tag costs what it saves.
+/// Bytes that pass through L2 when a CTA stages them: beyond this a tag costs what it saves (tests/bench/README.md).
 constexpr int64_t kTaggedBytesMax = 132 << 10;
 
 /// Whether the words of a region can say that they are there: 4, 2 or 1 values a word, or 0.

@@ -35,7 +35,7 @@ void BodyText::openCases(llvm::raw_ostream &out) {
 
 void BodyText::calls(llvm::raw_ostream &out) {
   int call_index = 0;
-  for (const Step &s : body_.steps)
+  for (const Step &s : body_.steps) // the rows of more tokens are in the stream's way (tests/bench/README.md)
     if (s.op == Op::attn && s.id > 0 && plan_.tokens_max == 1) out << "    attn::prefetch<" << name(s) << ">(cta);\n";
   for (const Step &s : body_.steps) {
     for (int e : s.waits)

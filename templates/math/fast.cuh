@@ -7,7 +7,7 @@ namespace math {
 
 PHASEC_DEVICE float infinity() { return ptx::from_bits(0x7f800000u); }
 inline constexpr float kLog2e = 1.44269502f;
-/// Values of T in a tagged word: fp32 without its last byte has 2^-15 of a value, which bf16 has 2^-8 of.
+/// Values of T in a tagged word: fp32 without its last byte is off by less than 2^-15 of a value, bf16 by up to 2^-8.
 template <class T> struct Packed {
   enum : int { values = 4 };
 };

@@ -257,6 +257,30 @@ TEST_CASE("fc2's K has four slots at least, or as many as granules, and more whe
   }
 }
 
+TEST_CASE("tags carry a body's events up to 132 KB an operand: four fp32 a word, two bf16 of attention and fc1; one of a bf16 residual") {
+  Layers large = readExample("qwen35_27b"), fp8 = readExample("llama31_8b_fp8");
+  auto values = [](const Layers &layers, const std::string &settings) { // of h, attention's result and fc1's
+    Plan made = planOf(layers, settings);
+    std::vector<int> all;
+    for (const Step &s : made.bodies[0].steps)
+      if (s.op == ir::Op::wo || s.op == ir::Op::attn || s.op == ir::Op::fc1) all.push_back(made.bodies[0].regions[size_t(s.results[0])].tagged);
+    for (const Event &e : made.bodies[0].events) CHECK(e.carried == (all[0] > 0));
+    return all;
+  };
+  const std::vector<int> tagged{2, 4, 2}, plain{0, 0, 0};
+  for (const char *math : {"math=fast", "math=exact"}) {
+    CAPTURE(std::string(math));
+    auto with = [&](int tokens) { return std::string(math) + " tokens_max=" + std::to_string(tokens); };
+    for (int tokens : {1, 2, 4}) CHECK(values(large, with(tokens)) == tagged);
+    for (int tokens : {8, 16}) CHECK(values(large, with(tokens)) == plain);
+    CHECK(values(fp8, with(8)) == tagged);
+    CHECK(values(fp8, with(16)) == plain);
+  }
+  std::string text = fileText(examplePath("tiny_llama31_8b"));
+  text.replace(text.find("%h  = gather"), 12, "%h : bf16 = gather");
+  CHECK(values(parse(text), "tokens_max=1") == std::vector<int>{2, 1, 2});
+}
+
 TEST_CASE("warps and ring that the host sets are what the plan has") {
   Layers layers = readExample("tiny_qwen35_27b");
   for (const char *warps : {"1", "2", "3", "5", "8", "11", "16", "24", "31"})

@@ -137,6 +137,16 @@ TEST_CASE("exact and fast differ in core/<math>/, math/<math>.cuh and the roundi
   CHECK(compared >= 60);
 }
 
+TEST_CASE("cached rows are asked into L2 before a layer's first step, in kernels for one token only") {
+  Layers layers = readExample("tiny_qwen35_27b");
+  for (const char *tokens : {"1", "2", "8"}) {
+    std::string program = programText(planOf(layers, std::string("math=fast tokens_max=") + tokens), layers.module()).regions["program"];
+    size_t at = program.find("attn::prefetch<Attn1>(cta);");
+    CHECK((at != std::string::npos) == (tokens == std::string("1")));
+    if (at != std::string::npos) CHECK(at < program.find("gemv::run<Qkv0"));
+  }
+}
+
 TEST_CASE("every #line tells the truth: the text under it is the template's, from that line on") {
   Rendered r = rendered(readExample("tiny_qwen35_27b"));
   std::istringstream in(r.source);

@@ -127,6 +127,16 @@ PHASEC_DEVICE u32 e4m3x2_to_f16x2(u32 v) {
   return mul_f16x2(((x & 0x00800080u) << 8) | (magnitude << 7) | nan, 0x5c005c00u); // times 2^8
 #endif
 }
+/// The high two bytes: without a shift.
+PHASEC_DEVICE u32 e4m3x2_to_f16x2_high(u32 v) {
+#if PHASEC_SM >= 89
+  u32 r;
+  asm("{\n .reg .b16 low, high;\n mov.b32 {low, high}, %1;\n cvt.rn.f16x2.e4m3x2 %0, high;\n}" : "=r"(r) : "r"(v));
+  return r;
+#else
+  return e4m3x2_to_f16x2(v >> 16);
+#endif
+}
 /// The f16 in the low half.
 PHASEC_DEVICE float from_f16(u32 v) {
   float r;

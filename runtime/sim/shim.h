@@ -288,6 +288,7 @@ inline u32 to_e4m3(float v) {
 }
 inline u32 to_e4m3x2(float low, float high) { return to_e4m3(low) | to_e4m3(high) << 8; }
 inline u32 e4m3x2_to_f16x2(u32 v) { return e4m3_to_f16(v & 0xffu) | e4m3_to_f16((v >> 8) & 0xffu) << 16; }
+inline u32 e4m3x2_to_f16x2_high(u32 v) { return e4m3x2_to_f16x2(v >> 16); }
 inline u32 permute(u32 a, u32 b, u32 selector) {
   u64 all = u64(b) << 32 | a;
   u32 r = 0;

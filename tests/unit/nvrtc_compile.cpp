@@ -220,7 +220,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   add_unordered(f + 1024, v + take_sum(f + 1025));
   v = ptx::max(ptx::abs(v), exp2_approx(v)) * rcp_approx(v) + rsqrt_approx(v);
   u32 pair = to_f16x2(v, 1.0f), brain = to_bf16x2(v, 2.0f);
-  pair = mul_f16x2(e4m3x2_to_f16x2(pair), permute(pair, brain, 0x5410u)) + transpose(brain);
+  pair = mul_f16x2(e4m3x2_to_f16x2(pair) + e4m3x2_to_f16x2_high(pair), permute(pair, brain, 0x5410u)) + transpose(brain);
   float c[4] = {v, v, v, v};
   u32 a[4] = {pair, pair, brain, brain};
   mma_f16(c, a, pair, brain);

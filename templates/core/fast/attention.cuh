@@ -277,7 +277,7 @@ private:
         for (int half = 0; half < 2; half++) {
           if constexpr (f16) {
             u32 w = low.word[m + half], w8 = high.word[m + half];
-            multiply(part[half], {ptx::e4m3x2_to_f16x2(w), ptx::e4m3x2_to_f16x2(w8), ptx::e4m3x2_to_f16x2(w >> 16), ptx::e4m3x2_to_f16x2(w8 >> 16)},
+            multiply(part[half], {ptx::e4m3x2_to_f16x2(w), ptx::e4m3x2_to_f16x2(w8), ptx::e4m3x2_to_f16x2_high(w), ptx::e4m3x2_to_f16x2_high(w8)},
                      x.word[2 * half], x.word[2 * half + 1]);
           } else {
             multiply(part[half], {low.word[2 * half], high.word[2 * half], low.word[2 * half + 1], high.word[2 * half + 1]},
@@ -299,7 +299,7 @@ private:
   PHASEC_DEVICE static u32 pair_rows(u32 even, u32 odd, int e) {
     if constexpr (!f16) return ptx::permute(even, odd, e ? 0x7632u : 0x5410u);
     u32 two = ptx::permute(even, odd, e < 2 ? 0x5140u : 0x7362u);
-    return ptx::e4m3x2_to_f16x2(e % 2 ? two >> 16 : two);
+    return e % 2 ? ptx::e4m3x2_to_f16x2_high(two) : ptx::e4m3x2_to_f16x2(two);
   }
 
   /// acc += V^T p, p being the weights of rows 2 own, + 1 (low) and + 8, + 9 (high) for pair g.

@@ -15,7 +15,7 @@ PHASEC_DEVICE core::Fragments fragments(fp8_e4m3, const core::Codes &codes) {
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     f.a[j][0] = ptx::e4m3x2_to_f16x2(w.word[j]), f.a[j][1] = ptx::e4m3x2_to_f16x2(w8.word[j]);
-    f.a[j][2] = ptx::e4m3x2_to_f16x2(w.word[j] >> 16), f.a[j][3] = ptx::e4m3x2_to_f16x2(w8.word[j] >> 16);
+    f.a[j][2] = ptx::e4m3x2_to_f16x2_high(w.word[j]), f.a[j][3] = ptx::e4m3x2_to_f16x2_high(w8.word[j]);
   }
   return f;
 }

@@ -202,8 +202,10 @@ struct Sharers {
   int first, last;
 
   template <class G> PHASEC_DEVICE Sharers(const Cut<G> &cut, int worker, int begin, int end) : first(worker), last(worker) {
-    while (cut.begin(first) > begin) first--;
-    while (cut.begin(last + 1) < end) last++;
+    if constexpr (G::segments > 1) { // else nobody shares
+      while (cut.begin(first) > begin) first--;
+      while (cut.begin(last + 1) < end) last++;
+    }
   }
   PHASEC_DEVICE int count() const { return last - first + 1; }
   template <class G> PHASEC_DEVICE float *piece(int worker) const {
@@ -241,9 +243,9 @@ template <class G, class Finish> PHASEC_DEVICE void finish_unit(const Cta &cta, 
 }
 
 /// Sums of up to `N` of a lane's elements of a tile (i, i + 32, ...), each the slots in slot order, once this round's are
-/// there: all are asked for before the first is waited for. `sums` takes them.
+/// there: all are asked for before the first is waited for, of one element eight slots, of several four. `sums` takes them.
 template <class G, int N> PHASEC_DEVICE void fold_tagged(const Cta &cta, int tile, int i, float *sums) {
-  constexpr int batch = G::slots < 4 ? G::slots : 4;
+  constexpr int most = N == 1 ? 8 : 4, batch = G::slots < most ? G::slots : most;
   const u64 *slots = (const u64 *)G::Slots::at(cta);
   float sum[N];
 #pragma unroll 1

@@ -244,10 +244,14 @@ template <class H> PHASEC_DEVICE void attend(const Cta &cta, const Unit u) {
   CachedRows<H> cache;
   cache.open(cta, R::first(), u);
   // Rows older than this step wait for nothing. Where queries come word by word, warps that have none and no row of this step bring the
-  // first rows of all warps, while others wait.
+  // first rows of all warps, while others wait; but few rows a warp asks for as soon as it is here, if their stages are free.
   int idle = finishes_words<H>() && 2 * H::warps <= H::stages ? H::warps - u.pairs - (H::fresh_rows && u.chunk == u.chunks - 1 ? 2 * u.tokens : 0) : 0;
-  if (idle <= 0) cache.fill(cta, 0);
-  else if (cache.items > 0) cache.filled = 2;
+  constexpr int kFewBytes = 48 << 10; // of all warps' first blocks: more of them would keep the queries' words waiting
+  if (idle <= 0 || 2 * H::warps * H::block_rows * H::row_bytes <= kFewBytes) cache.fill(cta, 0);
+  if (idle > 0) {
+    if (cta.lane == 0) shared_unit<H>(cta).asked = cache.filled > 0;
+    if (cache.items > 0 && cache.filled == 0) cache.filled = 2;
+  }
   H::await(cta, u.head);
   ptx::sync_workers(H::threads); // nobody reads the previous unit's states any more, or a GEMV's operand and pieces
   if (int first = H::warps - idle; cta.warp >= first) CachedRows<H>::fill_firsts(cta, R::first(), cta.warp - first, idle);
@@ -304,7 +308,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta) {
     Unit u = shared_unit<H>(cta);
     if (u.id != index * H::steps + H::step) {
       u = unit<H>(cta, index);
-      if (!u.found) break;
+      if (!u.found) return;
       ptx::sync_workers(H::threads); // nobody reads the previous unit any more
       if (cta.lane == 0) shared_unit<H>(cta) = u;
       if (cta.lane < H::block_rows && cached_blocks<H>(u) > 0)
@@ -313,10 +317,12 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta) {
     }
     attend<H>(cta, u);
     merge_warps<H>(later(cta), shared_unit<H>(cta));
-    index = shared_unit<H>(cta).id / H::steps + ptx::ctas(); // not kept in a register
+    index = shared_unit<H>(cta).id / H::steps; // not kept in a register
+    if (shared_unit<H>(cta).last) break;
+    index += ptx::ctas();
   }
 #pragma unroll 1
-  for (int i = index - ptx::ctas(); i >= cta.cta; i -= ptx::ctas()) { // the last one first, which is still known
+  for (int i = index; i >= cta.cta; i -= ptx::ctas()) { // the last one first, which is still known
     Unit u = shared_unit<H>(cta);
     if (u.id != i * H::steps + H::step) u = unit<H>(cta, i);
     if (u.chunks > 1) merge_chunks<H>(later(cta), u);

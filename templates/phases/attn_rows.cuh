@@ -19,6 +19,8 @@ struct Unit {
   int rounds;              ///< blocks of the warp that has most
   int pairs;               ///< of the tile
   bool found;
+  bool last;               ///< of the CTA's
+  bool asked;              ///< for this warp's first block, before the CTA met
 };
 
 /// A warp's last unit in shared memory: what it needs now and then is not kept in registers beside its rows' sums, and the
@@ -89,7 +91,10 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       u.pairs = u.tokens * H::group - u.tile * kPairs;
       if (u.pairs > kPairs) u.pairs = kPairs;
       u.found = true;
-      return u;
+      for (int left = units - index; ; left += H::kv_heads * tiles_of<H>(first[s + 1] - first[s]) * chunks_of<H>()[s]) {
+        u.last = left <= ptx::ctas();
+        if (!u.last || ++s == sequences::count<typename H::S>()) return u;
+      }
     }
     index -= units;
     u.state += tiles * u.chunks;
@@ -106,8 +111,9 @@ template <class H> PHASEC_DEVICE void open(const Cta &cta) {
   count_units<H>(cta, chunks_of<H>());
   for (int w = 0; w < H::warps; w++) shared_unit<H>(w).id = -1;
   int n = 0;
-  for (int index = cta.cta;; index += ptx::ctas()) {
-    Unit u = unit<H>(cta, index);
+  Unit u{};
+  for (int index = cta.cta; !u.last; index += ptx::ctas()) {
+    u = unit<H>(cta, index);
     if (!u.found) break;
     n += items(u);
   }
@@ -138,13 +144,14 @@ template <class H> struct CachedRows {
       filled += 2;
     }
   }
-  /// Fills the first block of warps first, first + step, ... of a unit, whose first item has the number `unit_first`. One warp.
+  /// Fills the first block of warps first, first + step, ... of a unit that have not asked for theirs. The unit's first item has the number
+  /// `unit_first`. One warp.
   PHASEC_DEVICE static void fill_firsts(const Cta &cta, u32 unit_first, int first, int step) {
     using R = Ring<typename H::L>;
 #pragma unroll 1
     for (int w = first; w < shared_unit<H>(cta).warps; w += step) {
       u32 n = unit_first + 2u * u32(w);
-      if (cached_blocks<H>(shared_unit<H>(w)) == 0) continue;
+      if (shared_unit<H>(w).asked || cached_blocks<H>(shared_unit<H>(w)) == 0) continue;
       R::wait_free(cta, n), R::wait_free(cta, n + 1);
       copy(cta, known<H>(w), 0, n);
     }

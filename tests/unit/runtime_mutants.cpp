@@ -36,6 +36,12 @@ const char *kWide = "wide"; // rows of 256 bytes, as the large models have
 const char *kWideText = "layer @wide {\n  dims heads = 6, kv_heads = 2, head_dim = 256\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
                         "  cache %kv : fp8_e4m3 paged(page = 16, order = nhd, kv = joint)\n  %a = attn %q, %kv\n  return %a\n}\n";
 
+const char *kTall = "tall"; // heads are finished from words, and all warps' first rows are many bytes
+const char *kTallText = "layer @tall {\n  dims hidden = 80, heads = 2, kv_heads = 1, head_dim = 256\n  tokens 1..4\n  in %x : bf16[tokens, hidden]\n"
+                        "  cache %kv : fp8_e4m3 paged(page = 16, order = nhd, kv = joint)\n  weight %g : bf16[hidden]\n"
+                        "  weight %w : bf16[(heads + 2 * kv_heads) * head_dim, hidden]\n  %n = norm %x, %g\n  %q = qkv %n, %w, %kv { append }\n"
+                        "  %a = attn %q, %kv\n  return %a\n}\n";
+
 const char *kGated = "gated"; // gates come in a pass of their own, and cuts divide the units of both
 const char *kGatedText = "layer @gated {\n  dims hidden = 2048, heads = 2, kv_heads = 1, head_dim = 32\n  tokens 1..2\n  in %x : bf16[tokens, hidden]\n"
                          "  cache %kv : bf16 paged(page = 16, order = nhd)\n  weight %g : bf16[hidden]\n  weight %w : bf16[2 * (heads + kv_heads) * head_dim, hidden]\n"
@@ -59,7 +65,7 @@ const char *kChoose = "choose"; // argmax of the host's logits: ties, zeros of b
 const char *kChooseText = "layer @choose {\n  tokens 1..8\n  in %l : f32[tokens, 300]\n  %t = argmax %l\n  return %t\n}\n";
 
 std::string textOf(const std::string &name) {
-  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kBlocks, kBlocksText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}, {kMany, kManyText}, {kGated, kGatedText}})
+  for (auto [known, text] : {std::pair{kDeep, kDeepText}, {kBlocks, kBlocksText}, {kChunks, kChunksText}, {kWide, kWideText}, {kNormed, kNormedText}, {kStep, kStepText}, {kRows, kRowsText}, {kChoose, kChooseText}, {kMany, kManyText}, {kGated, kGatedText}, {kTall, kTallText}})
     if (name == known) return text;
   return fileText(examplePath(name));
 }
@@ -126,11 +132,14 @@ const Mutant kMutants[] = {
     {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u, reads(m), m / L::stages + 1u);", "", "tiny_attn_only", "ring=4", 4, "deadlock"},
     {"stream.cuh", "if (cta.lane == 0) ptx::publish(reads(n), n / L::stages + 1u);", "", "deep", "wo_split=2 warps=2 ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "R::release(cta, cache.number(cta, 2 * block), cache.number(cta, 2 * block + 1));", "R::release(cta, cache.number(cta, 2 * block));", "tiny_attn_only", "ring=4", 4, "deadlock"},
-    {"phases/attn_rows.cuh", "copy(cta, known<H>(w), 0, n);", "copy(cta, known<H>(cta.warp), 0, n);", "tiny_qwen35_27b", "tokens_max=2"},
+    {"phases/attn_rows.cuh", "copy(cta, known<H>(w), 0, n);", "copy(cta, known<H>(cta.warp), 0, n);", kTall, "tokens_max=1"},
     {"phases/attn_rows.cuh", "block == 0 ? of.pages", "true ? of.pages", "chunks", "kv_splits=1 warps=3 ring=8"},
-    {"phases/attn.cuh", "else if (cache.items > 0) cache.filled = 2;", "", "tiny_qwen35_27b", "tokens_max=2"},
-    {"phases/attn_rows.cuh", "w < shared_unit<H>(cta).warps; w += step", "w < shared_unit<H>(cta).warps - 1; w += step", "tiny_qwen35_27b", "tokens_max=2", 4, "deadlock"},
-    {"phases/attn_rows.cuh", "w < shared_unit<H>(cta).warps; w += step", "w < shared_unit<H>(cta).warps - 1; w += step", "tiny_qwen35_27b", "math=fast tokens_max=2", 4, "deadlock"},
+    {"phases/attn.cuh", "if (cache.items > 0 && cache.filled == 0) cache.filled = 2;", "", kTall, "tokens_max=1"},
+    {"phases/attn_rows.cuh", "shared_unit<H>(w).asked || ", "", "tiny_qwen35_27b", "tokens_max=2"},
+    {"phases/attn_rows.cuh", "u.last = left <= ptx::ctas();", "u.last = left < ptx::ctas();", kChunks, "math=fast"},
+    {"phases/attn_rows.cuh", "u.last = left <= ptx::ctas();", "u.last = left <= ptx::ctas() + 1;", kChunks, "math=fast"},
+    {"phases/attn_rows.cuh", "w < shared_unit<H>(cta).warps; w += step", "w < shared_unit<H>(cta).warps - 1; w += step", kTall, "tokens_max=1", 4, "deadlock"},
+    {"phases/attn_rows.cuh", "w < shared_unit<H>(cta).warps; w += step", "w < shared_unit<H>(cta).warps - 1; w += step", kTall, "math=fast tokens_max=1", 4, "deadlock"},
     {"phases/attn_rows.cuh", "(w).id = -1;", "(w).id = 0;", "tiny_attn_only", ""},
     {"phases/attn_rows.cuh", "return 2 * u.warps * u.rounds;", "return 2 * (u.warps + 1) * u.rounds;", "tiny_qwen35_27b", "ring=4", 4, "deadlock"},
     {"phases/attn.cuh", "R::release(cta, cache.number(cta, 2 * block)", "R::release(cta, cache.number(cta, 2 * block + 2)", "chunks", "kv_splits=1 warps=3 ring=8", 4},

@@ -37,6 +37,7 @@ struct LaunchShape {
 struct LaunchCounters {
   uint64_t stream_copies = 0; ///< ptx::stream_copy calls (one per warp, not per lane) that were issued
   uint64_t stream_bytes = 0;
+  uint64_t stream_prefetches = 0; ///< of bytes that are copied later
   uint64_t stream_waits = 0;  ///< mbarrier waits by a ring's consumer (one per warp)
   uint64_t stream_under_way = 0; ///< most copies under way at once in a CTA: not a sum
   uint64_t event_arrivals = 0, event_waits = 0; ///< grid-scope arrivals and waits

@@ -364,6 +364,13 @@ PHASEC_DEVICE void gather_rows(i64 offset, int rows, const u8 *first, u8 *to, u6
   copies_arrive(shared_address(bar));
   copies_arrive(shared_address(bar2));
 }
+/// Asks for bytes that will be copied to be brought into L2, which evicts them first.
+PHASEC_DEVICE void stream_prefetch(bool mine, const void *from, u32 bytes) {
+#if PHASEC_SM >= 90
+  if (mine)
+    asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;" ::"l"(from), "r"(bytes), "l"(0x12F0000000000000ull) : "memory");
+#endif
+}
 /// Asks for a line of 128 bytes to be brought into L2.
 PHASEC_DEVICE void prefetch(const void *line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }
 /// How often a stage has been read. A release at CTA scope, so that who sees it may refill the stage.

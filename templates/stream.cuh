@@ -112,6 +112,9 @@ template <class L> PHASEC_DEVICE u64 *table(const Cta &cta, int instance) {
   return (u64 *)(ptx::shared_base() + L::feeder_tables_offset) + (feeder<L>(cta) * kTables + instance % kTables) * L::table_entries;
 }
 
+/// About a microsecond.
+enum : u32 { kPrefetchRounds = 8 };
+
 /// The stretches of a step. A thread opens a step before the CTA's barrier.
 template <class L> PHASEC_DEVICE Stretch *stretches(int step) { return (Stretch *)(ptx::shared_base() + L::stretches_offset) + step * kStretches; }
 
@@ -144,7 +147,8 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
 /// What a feeder does from the start of the launch to the end of the stream. One warp. To look items up takes long, however few lanes
 /// do: so it is put off until nothing can be filled and a lane is late, or several have come together. Where the window is less than the
 /// ring, no item is filled that is a window or more ahead of one of this feeder's that has not landed. A lane that waits for its copy to land
-/// does not look whether its next stage is free, which it seldom is before.
+/// does not look whether its next stage is free, which it seldom is before. While nothing is under way and nothing can be filled, memory would
+/// stand still: in kernels for one token the next items come to L2 meanwhile, one in several rounds, so that words need not queue behind them.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   using R = Ring<L>;
   int id = cta.lane * L::feeders + feeder<L>(cta);
@@ -152,7 +156,9 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   Item item{};
   int tables = 0; // instances whose tables are there
   bool more = id < lanes<L>, ready = false;
-  u32 last = ~0u; // the lane's item that has not landed, if there is one
+  u32 last = ~0u;     // the lane's item that has not landed, if there is one
+  u32 idle = 0;       // rounds since something was filled
+  bool asked = false; // the lane's next item is in L2 or on its way there
   for (;;) {
     u32 look = last != ~0u ? last : cursor.next, reads = ptx::load_shared_acquire(R::reads(look));
     bool due = more && last == ~0u && R::due(look, reads), may = true;
@@ -168,9 +174,18 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
       ptx::stream_copy(mine && item.bytes > 0, R::stage(cursor.next), item.from, item.bytes, R::full(cursor.next));
       ptx::stream_commit(mine, R::full(cursor.next));
       if (mine && L::window < L::stages) last = cursor.next;
-      if (mine) cursor.next += u32(lanes<L>), ready = false;
+      if (mine) cursor.next += u32(lanes<L>), ready = asked = false;
+      idle = 0;
     } else if (!ptx::any(more && !ready && (due || cta.lane % 8 == 7))) {
       if (!ptx::any(more)) return;
+      if constexpr (L::tokens == 1 && L::window < L::stages)
+        if (++idle % kPrefetchRounds == 0 && !ptx::any(last != ~0u)) {
+          bool late = ready && !due && !asked;
+          u32 first = ptx::least(late ? cursor.next : ~0u);
+          bool next = late && cursor.next == first;
+          ptx::stream_prefetch(next && item.bytes > 0, item.from, item.bytes);
+          asked = asked || next;
+        }
       ptx::feeder_pause();
     } else {
       while (ptx::any(more && !ready)) {

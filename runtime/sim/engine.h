@@ -188,6 +188,7 @@ private:
 
   // stream.cpp: mbarriers and bulk copies.
   void checkShared(const void *p, uint64_t bytes, uint64_t align, const char *what);
+  void checkSource(const char *what, const void *from, uint32_t bytes);
   Barrier barrierAt(unsigned long long *bar, const char *what);
   void barInit(unsigned long long *bar, int arrivals);
   void barArrive(unsigned long long *bar);
@@ -195,6 +196,7 @@ private:
   bool barTest(unsigned long long *bar, uint32_t parity);
   void streamExpect(unsigned long long *bar, uint32_t bytes);
   void streamCopy(void *to, const void *from, uint32_t bytes, unsigned long long *bar);
+  void streamPrefetch(const void *from, uint32_t bytes);
   void streamCommit(unsigned long long *bar);
   void landCopy();
 

@@ -48,6 +48,7 @@ struct Api {
   void (*stream_expect)(void *engine, unsigned long long *bar, unsigned bytes);
   void (*stream_copy)(void *engine, void *to, const void *from, unsigned bytes, unsigned long long *bar);
   void (*stream_commit)(void *engine, unsigned long long *bar);
+  void (*stream_prefetch)(void *engine, const void *from, unsigned bytes);
   /// The kernel is wrong: ends the launch with this text. Does not return to the fiber.
   void (*fail)(void *engine, const char *text);
 };
@@ -212,6 +213,9 @@ inline void stream_expect(bool mine, u64 *bar, u32 bytes) {
 inline void stream_copy(bool mine, void *to, const void *from, u32 bytes, u64 *bar) {
   sync_warp();
   if (mine) phasec_sim_api.stream_copy(phasec_sim_api.engine, to, from, bytes, bar);
+}
+inline void stream_prefetch(bool mine, const void *from, u32 bytes) {
+  if (mine) phasec_sim_api.stream_prefetch(phasec_sim_api.engine, from, bytes);
 }
 inline void stream_commit(bool mine, u64 *bar) {
   sync_warp();

@@ -106,18 +106,25 @@ void Engine::streamExpect(unsigned long long *bar, uint32_t bytes) {
   if (advance(b, bar)) wakeWatchers(bar); // a stage of no bytes
 }
 
+/// What bulk copies and prefetches ask of their source.
+void Engine::checkSource(const char *what, const void *from, uint32_t bytes) {
+  auto source = reinterpret_cast<uint64_t>(from);
+  auto text = [&] { return where(running()) + what + " of " + std::to_string(bytes) + " bytes from " + memory_.describe(source); };
+  if (bytes == 0 || bytes % 16 != 0 || source % 16 != 0) fail(text() + ": size and source must be multiples of 16 bytes");
+  if (!memory_.contains(source, bytes)) fail(text() + " leaves the memory that was allocated");
+}
+
+void Engine::streamPrefetch(const void *from, uint32_t bytes) {
+  checkSource("stream_prefetch", from, bytes);
+  counters_.stream_prefetches++;
+}
+
 void Engine::streamCopy(void *to, const void *from, uint32_t bytes, unsigned long long *bar) {
   Fiber &fiber = running();
   Warp &warp = *fiber.warp;
-  auto source = reinterpret_cast<uint64_t>(from);
   barrierAt(bar, "stream_copy");
   checkShared(to, bytes, 16, "stream_copy");
-  if (bytes == 0 || bytes % 16 != 0 || source % 16 != 0)
-    fail(where(fiber) + "stream_copy of " + std::to_string(bytes) + " bytes from " + memory_.describe(source) +
-         ": size and source must be multiples of 16 bytes");
-  if (!memory_.contains(source, bytes))
-    fail(where(fiber) + "stream_copy of " + std::to_string(bytes) + " bytes from " + memory_.describe(source) +
-         " leaves the memory that was allocated");
+  checkSource("stream_copy", from, bytes);
   if (fiber.stage != bar || fiber.stage_left < bytes)
     fail(where(fiber) + "stream_copy of " + std::to_string(bytes) + " bytes into a stage that " +
          (fiber.stage != bar ? std::string("stream_expect did not open")

@@ -205,6 +205,7 @@ struct ApiTable {
       of(e).streamCopy(to, from, bytes, bar);
     };
     api.stream_commit = [](void *e, u64 *bar) { of(e).streamCommit(bar); };
+    api.stream_prefetch = [](void *e, const void *from, u32 bytes) { of(e).streamPrefetch(from, bytes); };
     api.fail = [](void *e, const char *text) { of(e).fail(of(e).where(of(e).running()) + text); };
   }
 };

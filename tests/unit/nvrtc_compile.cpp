@@ -234,6 +234,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   load_tagged2((const u64 *)g + 2 * thread(), first, second);
   store_tagged2((u64 *)g + 2 * thread(), v, c[0], u32(first + second));
   prefetch(g);
+  stream_prefetch(true, g, 16u);
   u32 quad[4];
   load_quad(g + 4 * lane(), quad);
   store_quad(g + 4 * thread(), quad[0], quad[1], quad[2], quad[3]);

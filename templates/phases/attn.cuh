@@ -246,7 +246,7 @@ template <class H> PHASEC_DEVICE void attend(const Cta &cta, const Unit u) {
   // Rows older than this step wait for nothing. Where queries come word by word, warps that have none and no row of this step bring the
   // first rows of all warps, while others wait; but few rows a warp asks for as soon as it is here, if their stages are free.
   int idle = finishes_words<H>() && 2 * H::warps <= H::stages ? H::warps - u.pairs - (H::fresh_rows && u.chunk == u.chunks - 1 ? 2 * u.tokens : 0) : 0;
-  constexpr int kFewBytes = 48 << 10; // of all warps' first blocks: more of them would keep the queries' words waiting
+  constexpr int kFewBytes = 48 << 10; // of all warps' first blocks: with more of them a layer took longer (tests/bench/README.md)
   if (idle <= 0 || 2 * H::warps * H::block_rows * H::row_bytes <= kFewBytes) cache.fill(cta, 0);
   if (idle > 0) {
     if (cta.lane == 0) shared_unit<H>(cta).asked = cache.filled > 0;

@@ -96,6 +96,8 @@ const Mutant kMutants[] = {
     // tags: who reads a slot waits for its tag, and for this round's
     {"gemv.cuh", "if (!there) ptx::spin_pause();", "there = true;", "deep", "wo_split=4"},
     {"gemv.cuh", "there = there && u32(v[e][s] >> 32) == cta.round + 1u;", "there = there && u32(v[e][s] >> 32) != 0u;", "deep", "wo_split=4"},
+    {"gemv.cuh", "there = there && u32(v[e][s] >> 32) == cta.round + 1u;", "there = there && (s > 3 || u32(v[e][s] >> 32) == cta.round + 1u);", "deep", "wo_split=4 tokens_max=1", 7},
+    {"gemv.cuh", "if constexpr (G::segments > 1) {", "if constexpr (G::segments > 64) {", "deep", "wo_split=1 math=fast"},
     {"gemv.cuh", "for (int s = 0; s < batch; s++) there = there &&", "for (int s = 0; s < batch - 1; s++) there = there &&", "deep", "wo_split=4"},
     {"gemv.cuh", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round + 1u);", "ptx::store_tagged((u64 *)G::Slots::at(cta) + at, v, cta.round);", "deep", "wo_split=4", 4, "deadlock"},
     // tags: whoever is handed a value waits for its word, and brings this round's

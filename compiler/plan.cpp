@@ -312,7 +312,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
       const ir::Layer &layer = module.layers[body.layer];
       buffers = std::max<int64_t>(buffers, 1 + int64_t(layer.returns.size()));
       for (const TableEntry &e : body.table)
-        if (e.kind == TableEntry::Kind::Output) plan.chain_bytes = std::max(plan.chain_bytes, align(regionOf(body, e.name).bytes, 256));
+        if (e.kind == TableEntry::Kind::Output) plan.chain_bytes = std::max(plan.chain_bytes, align((plan.chains ? 2 : 1) * regionOf(body, e.name).bytes, 256)); // a quarter of a word a value
     }
     plan.chain = bytes;
     bytes += buffers * plan.chain_bytes;
@@ -454,6 +454,7 @@ Result<Plan> plan(const ir::Module &module, const Schedule &schedule, const Targ
     PHASEC_TRY(insertEvents(plan, body, module.layers[body.layer]));
     carryEvents(plan, body, module.layers[body.layer]);
   }
+  chainInstances(plan, module);
   for (const Body &body : plan.bodies)
     for (const Step &s : body.steps)
       if (s.gemv.rows || s.op == ir::Op::attn) plan.stream.steps.push_back(s.id);

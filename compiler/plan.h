@@ -51,6 +51,8 @@ struct Region {
   int entry = -1;             ///< Table: index into Body::table
   int first_step = 0, last_step = 0; ///< lifetime within one instance; equal to the whole launch for Table regions
   int slots = 1;              ///< partial slots along the leading extent
+  enum class Chain : uint8_t { None, In, Out };
+  Chain chain = Chain::None;  ///< Table: what instances hand to each other in tagged words, read or written here; the host's are plain
   int tagged = 0;             ///< values of a word that also holds the round's tag: 1 (as fp32) or 2 (bf16) of 64 bits, 4 (fp32 less
                               ///< its last byte, where math allows it) of 128; 0: plain. Who reads a word waits for it
 };
@@ -272,6 +274,7 @@ struct Plan {
   SharedLayout shared;
   int64_t workspace_bytes = 0;
   int instance_counter = 3;    ///< counter word of the event between instances; before it: epoch, exits, refused steps
+  bool chains = false;       ///< instances hand on tagged words, with no event between them
   int64_t chain = 0, chain_bytes = 0; ///< stacks: offset and size of the buffers between instances: two for the first
                                       ///< return in turn, then one per further return
   int64_t counters = 0;        ///< u32 words of events and elections at the head of the workspace, events first

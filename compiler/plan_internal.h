@@ -38,6 +38,8 @@ Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer);
 inline int64_t taggedBytes(int values) { return values == 1 ? 8 : 4; }
 /// Lets tagged words carry the events of a body, where all that its steps hand on can be tagged and little is staged: a tag
 /// saves a release, an acquire and a load, each a trip to memory.
+/// For one token, instances of a stack hand on tagged words instead of waiting for an event, where all of them can.
+void chainInstances(Plan &plan, const ir::Module &module);
 void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer);
 
 /// Gives every region, event and election its place in the workspace.

@@ -118,6 +118,8 @@ std::string BodyText::resultNames(const Step &s) const {
 std::string BodyText::region(int index) const {
   if (index < 0) return "Absent";
   const Region &r = body_.regions[index];
+  if (r.chain != Region::Chain::None)
+    return "Chained<Launch, " + std::to_string(r.entry) + ", " + (r.chain == Region::Chain::Out ? "true" : "false") + ">";
   if (r.space == Space::Table) return "Bound<" + cType(r.dtype) + ", " + std::to_string(r.entry) + ">";
   std::string place = cType(r.dtype) + ", " + std::to_string(r.offset);
   return r.tagged ? "Tagged<" + place + ", " + std::to_string(r.tagged) + ">" : "Local<" + place + ">";

@@ -43,7 +43,7 @@ private:
   const Event *counterSignal(const Step &s) const;
   std::string appendRows(const Step &s) const;
   void delay(llvm::raw_ostream &out, int call_index) const;
-  bool leaves(const Step &s) const { return body_.leaves_by_tile && plan_.instances.size() > 1 && &s == &body_.steps.back(); }
+  bool leaves(const Step &s) const { return !plan_.chains && body_.leaves_by_tile && plan_.instances.size() > 1 && &s == &body_.steps.back(); }
   void settle(llvm::raw_ostream &out, const Step &s) const;
   void step(llvm::raw_ostream &out, const Step &s);
   StepText stepText(const Step &s) const;

@@ -64,6 +64,7 @@ template <class T, i64 Offset, int Values> struct Tagged {
   using Type = T;
   using Word = tagged::Word<tagged::kept<T, Values>()>;
   PHASEC_DEVICE static Word *at(const Cta &cta) { return (Word *)(cta.workspace + Offset); }
+  PHASEC_DEVICE static u32 tag(const Cta &cta) { return cta.round + 1u; }
 };
 /// The absent buffer.
 struct Absent {
@@ -78,13 +79,17 @@ template <class R> inline constexpr bool present = !is_same<R, Absent>;
 template <class R> inline constexpr int tagged_values = 0;
 template <class T, i64 Offset, int Values> inline constexpr int tagged_values<Tagged<T, Offset, Values>> = tagged::kept<T, Values>();
 
+/// Whether R's words are tagged only between instances, and plain where they are the host's: see sequences.cuh.
+template <class R> inline constexpr bool chained = false;
+
 /// Splits n items over parts: the first item of part i. n * parts stays below 2^32 (the planner sees to it).
 PHASEC_DEVICE int share(int n, int i, int parts) { return int(u32(n) * u32(i) / u32(parts)); }
 
 namespace tagged {
 
-PHASEC_DEVICE bool there(const Cta &cta, u64 word) { return u32(word >> 32) == cta.round + 1u; }
-PHASEC_DEVICE bool there(const Cta &cta, const Words4 &word) { return word.word[3] == cta.round + 1u; }
+PHASEC_DEVICE bool there(u32 tag, u64 word) { return u32(word >> 32) == tag; }
+PHASEC_DEVICE bool there(u32 tag, const Words4 &word) { return word.word[3] == tag; }
+PHASEC_DEVICE bool there(const Cta &cta, u64 word) { return there(cta.round + 1u, word); }
 PHASEC_DEVICE u64 load(const u64 *from) { return ptx::load_tagged(from); }
 PHASEC_DEVICE Words4 load(const Words4 *from) {
   Words4 quad;
@@ -106,10 +111,18 @@ PHASEC_DEVICE void store(const Cta &cta, u64 *to, const float (&v)[2]) {
   u32 pair = u32(numeric::to_bf16(v[0])) | u32(numeric::to_bf16(v[1])) << 16;
   ptx::store_tagged(to, ptx::from_bits(pair), cta.round + 1u);
 }
-PHASEC_DEVICE void store(const Cta &cta, Words4 *to, const float (&v)[4]) {
+PHASEC_DEVICE Words4 quad(const float (&v)[4], u32 tag) {
   u32 a = ptx::bits(v[0]), b = ptx::bits(v[1]), c = ptx::bits(v[2]), d = ptx::bits(v[3]);
-  ptx::store_quad(to->word, ptx::permute(a, b, 0x5321u), ptx::permute(b, c, 0x6532u), ptx::permute(c, d, 0x7653u), cta.round + 1u);
+  return Words4{{ptx::permute(a, b, 0x5321u), ptx::permute(b, c, 0x6532u), ptx::permute(c, d, 0x7653u), tag}};
 }
+/// Of four bf16.
+PHASEC_DEVICE Words4 quad(const Words2 &v, u32 tag) {
+  float of[4];
+#pragma unroll
+  for (int c = 0; c < 4; c++) of[c] = ptx::from_bits(c % 2 ? v.word[c / 2] & 0xffff0000u : v.word[c / 2] << 16);
+  return quad(of, tag);
+}
+PHASEC_DEVICE void store(Words4 *to, const Words4 &quad) { ptx::store_quad(to->word, quad.word[0], quad.word[1], quad.word[2], quad.word[3]); }
 
 } // namespace tagged
 
@@ -137,6 +150,12 @@ template <class R, int N> struct Asked {
       from[i] = R::at(cta) + at[i] / per_word;
       within |= int(at[i] % per_word) << 2 * i;
     }
+    if constexpr (chained<R>)
+      if (R::plain(cta)) {
+#pragma unroll
+        for (int i = 0; i < N; i++) words[i] = R::word(cta, at[i] / per_word);
+        return;
+      }
     again();
   }
   /// The elements; waits for those that are tagged and not there.
@@ -163,8 +182,9 @@ private:
   }
   PHASEC_DEVICE bool there(const Cta &cta) const {
     bool all = true;
+    u32 tag = R::tag(cta);
 #pragma unroll
-    for (int i = 0; i < N; i++) all = all && tagged::there(cta, words[i]);
+    for (int i = 0; i < N; i++) all = all && tagged::there(tag, words[i]);
     return all;
   }
 };

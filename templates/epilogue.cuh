@@ -15,11 +15,19 @@ template <class H> PHASEC_DEVICE void store(const Cta &cta, int token, int colum
 }
 /// Values of neighbouring lanes, from `at` on in the first of four; none of theirs where `mine` is false. All lanes call.
 template <class H> PHASEC_DEVICE void store_lanes(const Cta &cta, i64 at, bool mine, float v) {
-  if constexpr (tagged_values<typename H::Y> == 4) {
+  using Y = typename H::Y;
+  if constexpr (tagged_values<Y> == 4) {
+    typename Y::Type rounded;
+    numeric::store(&rounded, v);
+    if constexpr (chained<Y>)
+      if (Y::plain(cta)) {
+        if (mine) ((typename Y::Type *)Y::at(cta))[at] = rounded;
+        return;
+      }
     float quad[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) quad[i] = ptx::from_bits(ptx::shfl(ptx::bits(v), (cta.lane + i) & 31));
-    if (mine && cta.lane % 4 == 0) tagged::store(cta, H::Y::at(cta) + at / 4, quad);
+    for (int i = 0; i < 4; i++) quad[i] = ptx::from_bits(ptx::shfl(ptx::bits(numeric::load(&rounded)), (cta.lane + i) & 31));
+    if (mine && cta.lane % 4 == 0) tagged::store(Y::at(cta) + at / 4, tagged::quad(quad, Y::tag(cta)));
   } else {
     if (mine) ::store<typename H::Y>(cta, H::Y::at(cta) + at, v);
   }

@@ -101,17 +101,19 @@ template <class L> PHASEC_DEVICE int instance() {
   return int(ptx::peek_shared(&sequences::arrays<L>()->instance));
 }
 /// Between two instances of a stack: everything of the one is visible to all CTAs before the next begins. A launch that
-/// covers only some calls arrives in the one's last call and waits before the other's first.
+/// covers only some calls arrives in the one's last call and waits before the other's first. Where instances hand on tagged words
+/// (`chains`), nobody waits: a value of the next instance needs all that CTAs still have to read of this one.
 template <class L, class Program> PHASEC_DEVICE void next_instance(const Cta &cta) {
   int instance = launch::instance<L>(), next = Program::calls_begin(instance + 1);
-  u32 *counter = cta.counters() + L::instance_counter;
   ptx::sync_workers(L::threads); // nobody reads the old table any more
   load_table<L>(cta.launch_table + (i64)(instance + 1) * L::table_entries);
   if (ptx::thread() == 0) {
     sequences::arrays<L>()->instance = u32(instance) + 1u;
-    if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
-    u32 before = sequences::arrays<L>()->epoch * u32(Program::arrivals(L::instances - 1));
-    if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(instance)));
+    if constexpr (!L::chains) {
+      u32 *counter = cta.counters() + L::instance_counter, before = sequences::arrays<L>()->epoch * u32(Program::arrivals(L::instances - 1));
+      if (cta.runs(next - 1) && Program::leaves_by_cta(instance)) ptx::arrive_release(counter, 1u);
+      if (cta.runs(next)) event::spin(counter, before + u32(Program::arrivals(instance)));
+    }
   }
   ptx::sync_workers(L::threads);
 }

@@ -20,7 +20,7 @@ struct Launch {
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, stretches_offset = 38208, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, pieces_offset = 33664, arrived_offset = 35712;
   static constexpr int tile_offset = 37824, zeros_offset = 38080, scratch_offset = 38080, operand_offset = 38336;
-  static constexpr bool moves_registers = false;
+  static constexpr bool moves_registers = false, chains = false;
   static constexpr int table_entries = 6, step_counts = 0, instances = 1, first_step = 0, steps = 1, calls = 1, instance_counter = 3, owed_words = 1;
 };
 //@ end

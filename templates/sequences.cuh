@@ -20,6 +20,9 @@ template <class S> PHASEC_DEVICE int count() { return arrays<S>()->count; }
 template <class S> PHASEC_DEVICE const i32 *first(const Cta &) { return arrays<S>()->first; }
 template <class S> PHASEC_DEVICE const i32 *context(const Cta &) { return arrays<S>()->context; }
 
+/// Instances of all launches of this workspace before the one that is computed.
+template <class L> PHASEC_DEVICE u32 instances_before() { return arrays<L>()->epoch * u32(L::instances) + arrays<L>()->instance; }
+
 /// The sequence that owns `token`.
 template <class S> PHASEC_DEVICE int of_token(const Cta &cta, int token) {
   const i32 *f = first<S>(cta);
@@ -47,3 +50,18 @@ template <class S> struct Rows {
 };
 
 } // namespace sequences
+
+/// What an instance hands to the next one, for one token: entry `Entry` of the table, four values of bf16 a word with the number of instances up to
+/// the one that wrote them. `Out`: this instance writes it. The first instance reads the host's plain values, and the last one writes such.
+template <class L, int Entry, bool Out> struct Chained {
+  using Type = bf16;
+  using Word = Words4;
+  static_assert(L::tokens == 1, "the next instance may begin while tokens of this one are not there");
+  PHASEC_DEVICE static Word *at(const Cta &cta) { return (Word *)cta.table[Entry]; }
+  PHASEC_DEVICE static u32 tag(const Cta &) { return sequences::instances_before<L>() + (Out ? 1u : 0u); }
+  PHASEC_DEVICE static bool plain(const Cta &) { return sequences::arrays<L>()->instance == u32(Out ? L::instances - 1 : 0); }
+  /// The host's values 4 i and on, as a word.
+  PHASEC_DEVICE static Word word(const Cta &cta, i64 i) { return tagged::quad(((const Words2 *)at(cta))[i], tag(cta)); }
+};
+template <class L, int Entry, bool Out> inline constexpr int tagged_values<Chained<L, Entry, Out>> = 4;
+template <class L, int Entry, bool Out> inline constexpr bool chained<Chained<L, Entry, Out>> = true;

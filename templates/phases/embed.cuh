@@ -9,12 +9,17 @@ template <class E> PHASEC_DEVICE void run(const Cta &cta) {
   E::await(cta, 0);
   constexpr int words = E::cols / 4; // of four columns
   const i32 *ids = E::Ids::at(cta);
-  const u64 *table = (const u64 *)E::Table::at(cta);
-  u64 *y = (u64 *)E::Y::at(cta);
+  const Words2 *table = (const Words2 *)E::Table::at(cta);
 #pragma unroll 1
   for (int i = cta.cta * E::threads + ptx::thread(); i < cta.tokens * words; i += ptx::ctas() * E::threads) {
     u32 id = u32(ids[i / words]);
-    y[i] = id < u32(E::rows) ? table[(i64)id * words + i % words] : u64(0);
+    Words2 x = id < u32(E::rows) ? table[(i64)id * words + i % words] : Words2{};
+    if constexpr (chained<typename E::Y>)
+      if (!E::Y::plain(cta)) {
+        tagged::store(E::Y::at(cta) + i, tagged::quad(x, E::Y::tag(cta)));
+        continue;
+      }
+    ((Words2 *)E::Y::at(cta))[i] = x;
   }
 }
 

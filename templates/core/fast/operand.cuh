@@ -23,7 +23,7 @@ template <class G> PHASEC_DEVICE float *squares(const Cta &cta) { return scales<
 template <class T, int n> struct Eight {
   Words4 words[sizeof(T) / 2];
 
-  PHASEC_DEVICE void load(const T *row, int k) {
+  PHASEC_DEVICE void load(const Cta &, const T *row, int k) {
     if constexpr (n % 8 == 0) {
       const Words4 *from = (const Words4 *)(row + (k < n ? k : 0));
 #pragma unroll
@@ -48,11 +48,18 @@ private:
   }
 };
 /// The same of a tagged row: the words may not be there yet.
-template <int Values, int n> struct TaggedEight {
-  using Word = tagged::Word<Values>;
+template <class R, int n> struct TaggedEight {
+  using Word = typename R::Word;
+  static constexpr int Values = tagged_values<R>;
   Word words[8 / Values];
 
-  PHASEC_DEVICE void load(const Word *row, int k) {
+  PHASEC_DEVICE void load(const Cta &cta, const Word *row, int k) {
+    if constexpr (chained<R>)
+      if (R::plain(cta)) {
+#pragma unroll
+        for (int i = 0; i < 8 / Values; i++) words[i] = R::word(cta, (k < n ? k : 0) / Values + i);
+        return;
+      }
     const Word *from = row + (k < n ? k : 0) / Values;
 #pragma unroll
     for (int i = 0; i < 8 / Values; i += 2)
@@ -61,14 +68,15 @@ template <int Values, int n> struct TaggedEight {
   }
   PHASEC_DEVICE bool there(const Cta &cta) const {
     bool all = true;
+    u32 tag = R::tag(cta);
 #pragma unroll
-    for (int i = 0; i < 8 / Values; i++) all = all && tagged::there(cta, words[i]);
+    for (int i = 0; i < 8 / Values; i++) all = all && tagged::there(tag, words[i]);
     return all;
   }
   PHASEC_DEVICE float value(int k, int i) const { return k < n ? tagged::value<Values>(words[i / Values], i) : 0.0f; }
 };
 template <class R, int n, int Values = tagged_values<R>> struct EightOf {
-  using Type = TaggedEight<Values, n>;
+  using Type = TaggedEight<R, n>;
 };
 template <class R, int n> struct EightOf<R, n, 0> {
   using Type = Eight<typename R::Type, n>;
@@ -106,7 +114,7 @@ struct Norm {
   template <class G> struct Step {
     using N = typename G::Transform;
     Eight<typename N::Gamma::Type, G::cols> gamma;
-    PHASEC_DEVICE void load(const Cta &cta, int k) { gamma.load(N::Gamma::at(cta), k); }
+    PHASEC_DEVICE void load(const Cta &cta, int k) { gamma.load(cta, N::Gamma::at(cta), k); }
     PHASEC_DEVICE void apply(int k, float (&v)[8]) const {
 #pragma unroll
       for (int i = 0; i < 8; i++) v[i] = v[i] * (N::one_plus ? 1.0f + gamma.value(k, i) : gamma.value(k, i));
@@ -126,7 +134,7 @@ struct Norm {
 #pragma unroll
     for (int i = 0; i < together; i++) {
       int job = first + i * G::warps < jobs ? first + i * G::warps : first, k = job % n * 512 + cta.lane * 8;
-      x[i][0].load(row_of<G>(cta, job / n), k), x[i][1].load(row_of<G>(cta, job / n), k + 256);
+      x[i][0].load(cta, row_of<G>(cta, job / n), k), x[i][1].load(cta, row_of<G>(cta, job / n), k + 256);
     }
   }
   /// All K of every token, for a slot that holds only some of it. Each wait for memory is long and a store to shared memory
@@ -201,7 +209,7 @@ template <class G> struct Staging {
     begin = gemv::segment_row<G>(slot, first).granule_begin * gemv::kGranuleK;
     width = gemv::segment_row<G>(slot, last - 1).granule_end * gemv::kGranuleK - begin;
 #pragma unroll
-    for (int i = 0; i < kSteps; i++) x[i].load(row_of<G>(cta, token), k(cta, i));
+    for (int i = 0; i < kSteps; i++) x[i].load(cta, row_of<G>(cta, token), k(cta, i));
 #pragma unroll
     for (int i = 0; i < kSteps; i++) steps[i].load(cta, k(cta, i));
   }
@@ -215,7 +223,7 @@ template <class G> struct Staging {
   PHASEC_DEVICE void again(const Cta &cta) {
 #pragma unroll
     for (int i = 0; i < kSteps; i++)
-      if (!x[i].there(cta)) x[i].load(row_of<G>(cta, token), k(cta, i));
+      if (!x[i].there(cta)) x[i].load(cta, row_of<G>(cta, token), k(cta, i));
   }
   /// Transforms, scales and stores what was loaded.
   PHASEC_DEVICE void store(const Cta &cta, int slot) {

@@ -13,10 +13,11 @@ PHASEC_DEVICE core::Codes load(nvfp4, const u8 *granule, int lane) {
 /// magnitude to their places; what else it moves there is masked away, and no sum of it carries so far.
 PHASEC_DEVICE void fragment(nvfp4, u32 x, u32 (&a)[4]) {
   constexpr u32 kept = 0x8e008e00u;
+  u32 rest = ptx::unknown(x & 0x603f603fu);
   a[0] = x & kept;
   a[1] = (x << 3) & kept;
-  a[2] = (x & 0x40384038u) * 66u & kept;
-  a[3] = (x & 0x20072007u) * 516u & kept;
+  a[2] = (rest << 6 | rest << 1) & kept;
+  a[3] = rest * 516u & kept;
 }
 /// The block scales of rows r and r + 8.
 PHASEC_DEVICE core::RowScales row_scales(nvfp4, const core::Codes &codes) {

@@ -19,7 +19,7 @@ struct Cursor {
 /// that attention fills itself. What a launch streams is written down once, so that a feeder has little to do for an item.
 struct Stretch {
   int items, slots; ///< of a slot, and how many slots
-  int slot, unit;   ///< the first, and its first unit
+  int slot, unit;   ///< the first, and its first unit; of attention, how many units the launch has
   int least, more;  ///< how its workers cut its turns
 };
 enum : int { kStretches = 3 }; ///< of a step: a slot that the CTA has the end of, those between, one that it has the beginning of; or two passes

@@ -304,11 +304,11 @@ template <class H> PHASEC_DEVICE void attend(const Cta &cta, const Unit u) {
 /// A CTA stores all its chunks before it waits for any: then none can wait for itself.
 template <class H> PHASEC_DEVICE void run(const Cta &cta) {
   int index = cta.cta;
+  if (index >= units<H>()) return;
   for (;;) {
     Unit u = shared_unit<H>(cta);
     if (u.id != index * H::steps + H::step) {
       u = unit<H>(cta, index);
-      if (!u.found) return;
       ptx::sync_workers(H::threads); // nobody reads the previous unit any more
       if (cta.lane == 0) shared_unit<H>(cta) = u;
       if (cta.lane < H::block_rows && cached_blocks<H>(u) > 0)
@@ -318,7 +318,7 @@ template <class H> PHASEC_DEVICE void run(const Cta &cta) {
     attend<H>(cta, u);
     merge_warps<H>(later(cta), shared_unit<H>(cta));
     index = shared_unit<H>(cta).id / H::steps; // not kept in a register
-    if (shared_unit<H>(cta).last) break;
+    if (index + ptx::ctas() >= units<H>()) break;
     index += ptx::ctas();
   }
 #pragma unroll 1

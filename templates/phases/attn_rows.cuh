@@ -18,8 +18,6 @@ struct Unit {
   int warps;               ///< that have cached rows
   int rounds;              ///< blocks of the warp that has most
   int pairs;               ///< of the tile
-  bool found;
-  bool last;               ///< of the CTA's
   bool asked;              ///< for this warp's first block, before the CTA met
 };
 
@@ -90,11 +88,7 @@ template <class H> PHASEC_DEVICE Unit unit(const Cta &cta, int index) {
       u.row_end = begin + (cta.warp < u.warps ? share(length, cta.warp + 1, u.warps) : length);
       u.pairs = u.tokens * H::group - u.tile * kPairs;
       if (u.pairs > kPairs) u.pairs = kPairs;
-      u.found = true;
-      for (int left = units - index; ; left += H::kv_heads * tiles_of<H>(first[s + 1] - first[s]) * chunks_of<H>()[s]) {
-        u.last = left <= ptx::ctas();
-        if (!u.last || ++s == sequences::count<typename H::S>()) return u;
-      }
+      return u;
     }
     index -= units;
     u.state += tiles * u.chunks;
@@ -106,18 +100,14 @@ template <class H> PHASEC_DEVICE int cached_blocks(const Unit &u) { return (u.ro
 
 /// Every warp that has rows has items for every round of a unit, K and V.
 PHASEC_DEVICE int items(const Unit &u) { return 2 * u.warps * u.rounds; }
+/// Units of the launch.
+template <class H> PHASEC_DEVICE int units() { return stream::stretches<typename H::L>(H::step)[0].unit; }
 /// Opens the step: the chunks of each sequence, and the items of the CTA's units, which feeders leave to the warps. Behind open_empty(); one thread.
 template <class H> PHASEC_DEVICE void open(const Cta &cta) {
-  count_units<H>(cta, chunks_of<H>());
+  int units = count_units<H>(cta, chunks_of<H>()), n = 0;
   for (int w = 0; w < H::warps; w++) shared_unit<H>(w).id = -1;
-  int n = 0;
-  Unit u{};
-  for (int index = cta.cta; !u.last; index += ptx::ctas()) {
-    u = unit<H>(cta, index);
-    if (!u.found) break;
-    n += items(u);
-  }
-  stream::stretches<typename H::L>(H::step)[0] = Stretch{n, 1, 0, 0, 0, 0};
+  for (int index = cta.cta; index < units; index += ptx::ctas()) n += items(unit<H>(cta, index));
+  stream::stretches<typename H::L>(H::step)[0] = Stretch{n, 1, 0, units, 0, 0};
 }
 
 /// A warp's cached rows of a unit on their way through the ring: block b is K in item 2 (b * u.warps + warp) and V in the one

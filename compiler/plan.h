@@ -112,6 +112,7 @@ struct Stream {
   int stages = 0;
   int64_t stage_bytes = 0; ///< of one stage: the largest segment or KV block
   int window = 0;          ///< stages that may be under way at once, rounded up to as many for every feeder; `stages` sets no limit
+  bool prefetches = false; ///< what is next comes to L2 while nothing can be filled: where a window says that nothing is under way
   std::vector<int> steps;  ///< steps that stream, in fetch order
 };
 

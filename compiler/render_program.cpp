@@ -83,7 +83,8 @@ private:
     out << "struct Launch {\n  using L = Launch;\n";
     out << "  static constexpr int tokens = " << plan_.tokens_max << ", warps = " << plan_.warps << ", threads = " << plan_.warps * 32 << ", feeders = " << plan_.feeders()
         << ", ctas = " << plan_.ctas_pinned << ";" << (plan_.ctas_pinned ? "\n" : " // ctas 0: a launch value\n");
-    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ", window = " << plan_.stream.window << ";\n";
+    out << "  static constexpr int stages = " << plan_.stream.stages << ", stage_bytes = " << plan_.stream.stage_bytes << ", window = " << plan_.stream.window << ";\n"
+        << "  static constexpr bool prefetches = " << (plan_.stream.prefetches ? "true" : "false") << ";\n";
     out << "  static constexpr bool moves_registers = " << (plan_.target->register_moves && plan_.feeders() == 4 ? "true" : "false")
         << ", chains = " << (plan_.chains ? "true" : "false") << ";\n";
     out << "  static constexpr int ring_offset = " << l.ring << ", barriers_offset = " << l.barriers << ", units_offset = " << l.units << ", stretches_offset = " << l.stretches

@@ -17,6 +17,7 @@
 struct Launch {
   using L = Launch;
   static constexpr int tokens = 4, warps = 4, threads = 128, feeders = 1, ctas = 0, stages = 8, stage_bytes = 4096, window = 8;
+  static constexpr bool prefetches = false;
   static constexpr int ring_offset = 0, barriers_offset = 32768, units_offset = 32896, stretches_offset = 38208, reads_offset = 32960, step_offset = 33024, table_offset = 33280,
                        feeder_tables_offset = 33408, owed_offset = 33600, left_offset = 33608, pieces_offset = 33664, arrived_offset = 35712;
   static constexpr int tile_offset = 37824, zeros_offset = 38080, scratch_offset = 38080, operand_offset = 38336;

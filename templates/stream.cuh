@@ -178,7 +178,7 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
       idle = 0;
     } else if (!ptx::any(more && !ready && (due || cta.lane % 8 == 7))) {
       if (!ptx::any(more)) return;
-      if constexpr (L::tokens == 1 && L::window < L::stages)
+      if constexpr (L::prefetches)
         if (++idle % kPrefetchRounds == 0 && !ptx::any(last != ~0u)) {
           bool late = ready && !due && !asked;
           u32 first = ptx::least(late ? cursor.next : ~0u);

@@ -5,7 +5,8 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 44, stage_bytes = 4608, window = 44;
-  static constexpr bool moves_registers = true;
+  static constexpr bool prefetches = false;
+  static constexpr bool moves_registers = true, chains = false;
   static constexpr int ring_offset = 0, barriers_offset = 202752, units_offset = 203136, stretches_offset = 203264, reads_offset = 203648, step_offset = 203904,
       table_offset = 204160, feeder_tables_offset = 204312, owed_offset = 206744, left_offset = 207072,
       pieces_offset = 217216, arrived_offset = 208640,

@@ -5,7 +5,8 @@ struct Launch {
   using L = Launch;
   static constexpr int tokens = 8, warps = 12, threads = 384, feeders = 4, ctas = 0; // ctas 0: a launch value
   static constexpr int stages = 24, stage_bytes = 8192, window = 24;
-  static constexpr bool moves_registers = true;
+  static constexpr bool prefetches = false;
+  static constexpr bool moves_registers = true, chains = false;
   static constexpr int ring_offset = 0, barriers_offset = 196608, units_offset = 196864, stretches_offset = 196992, reads_offset = 197248, step_offset = 197504,
       table_offset = 197760, feeder_tables_offset = 197856, owed_offset = 199392, left_offset = 199528,
       pieces_offset = 209792, arrived_offset = 201216,

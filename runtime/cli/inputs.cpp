@@ -290,10 +290,11 @@ private:
     cache.heads = layer_->dim("kv_heads");
     cache.row_bytes = head_dim * size;
     // Contiguous rows stay contiguous (the kernel fetches them in one copy); what lies between them is padded.
-    cache.row_stride = type.hnd || cache.heads == 1 ? cache.row_bytes : cache.heads * cache.row_bytes + kStridePadding;
-    cache.head_stride = type.hnd ? type.page * cache.row_bytes + kStridePadding : cache.row_bytes;
+    int64_t padding = options_.padded ? kStridePadding : 0;
+    cache.row_stride = type.hnd || cache.heads == 1 ? cache.row_bytes : cache.heads * cache.row_bytes + padding;
+    cache.head_stride = type.hnd ? type.page * cache.row_bytes + padding : cache.row_bytes;
     int64_t half = type.hnd ? cache.heads * cache.head_stride : type.page * cache.row_stride;
-    cache.page_stride = (type.joint ? 2 : 1) * half + kStridePadding;
+    cache.page_stride = (type.joint ? 2 : 1) * half + padding;
     cache.v_offset = type.joint ? half : 0;
     cache.k.assign(size_t(in_.pages * cache.page_stride), kNanByte);
     if (!type.joint) cache.v = cache.k;

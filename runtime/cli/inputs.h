@@ -1,6 +1,6 @@
 // inputs.h: seeded inputs of a launch on the host, in checkpoint layout: what `phasec run` feeds the kernel and the reference.
 //
-// The data is meant to hurt: nothing is uniform, pages lie in permuted order between guard pages, strides are padded, rows
+// The data is meant to hurt: nothing is uniform, pages lie in permuted order between guard pages, strides are padded (save in `phasec bench`), rows
 // that nobody may read are NaN, scales are no powers of two, and with `outliers` 3e6 stands beside 1e-3.
 #pragma once
 
@@ -21,6 +21,7 @@ struct InputOptions {
   std::vector<int> tokens_per_seq;   ///< empty: spread evenly, the first sequences get more
   bool outliers = false;
   bool plain_scales = false;         ///< weight and cache scales are powers of two, so that bf16 holds every value exactly
+  bool padded = true;                ///< sixteen bytes lie between a cache's rows, heads and pages; else none, as engines lay caches
   int instances = 0;                 ///< only the first so many have arrays and caches; 0: all
 };
 

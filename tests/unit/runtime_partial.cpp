@@ -1,6 +1,8 @@
 // runtime_partial.cpp: layers in parts and in variants: any value in, any set out, every convention that a type may say.
 #include "tests/unit/runtime_support.h"
 
+#include <array>
+
 using namespace runtimetest;
 
 namespace {
@@ -23,7 +25,7 @@ void run() {
 }
 
 const std::vector<Feed> kShort = {{{0}, {1}, 31, false}, {{17, 2}, {1, 3}, 32, true}};
-const std::vector<Feed> kPaged = {{{1}, {1}, 41, false}, {{129, 16, 64}, {1, 2, 1}, 42, false}, {{300}, {4}, 43, false}};
+const std::vector<Feed> kPaged = {{{1}, {1}, 41, false}, {{129, 16, 64}, {1, 2, 1}, 42, false}, {{300}, {4}, 43, false}, {{67, 128}, {1, 2}, 44, false, false}};
 
 std::string attention(int page, const char *dtype, const char *order, const char *kv) {
   return std::string("layer @attn {\n  dims heads = 6, kv_heads = 2, head_dim = 48\n  tokens 1..4\n  in %q : bf16[tokens, heads * head_dim]\n"
@@ -50,6 +52,24 @@ TEST_CASE("sim: attention over every page size, order and arrangement of K and V
   add("attn_page32_hnd", attention(32, "bf16", "hnd", "joint"), kPaged);
   add("attn_page64_nhd", attention(64, "fp8_e4m3", "nhd", "separate"), kPaged);
   run();
+}
+
+TEST_CASE("inputs: a cache has sixteen bytes between what is not contiguous, or none: then a page is its rows") {
+  for (const char *order : {"nhd", "hnd"})
+    for (bool joint : {true, false}) {
+      auto session = Session::open(parse(attention(32, "bf16", order, joint ? "joint" : "separate")), Setup{});
+      REQUIRE_MESSAGE(session.ok(), session.status().text());
+      auto strides = [&](bool padded) {
+        auto inputs = cli::makeInputs(session->kernel.plan(), session->layers.module(), inputOptions({{40}, {1}, 45, false, padded}));
+        REQUIRE_MESSAGE(inputs.ok(), inputs.status().text());
+        const cli::HostCache &c = inputs->caches.at("0/kv");
+        return std::array{c.row_stride, c.head_stride, c.page_stride};
+      };
+      bool nhd = order == std::string("nhd");
+      int64_t row = 96, heads = 2, rows = 32, planes = joint ? 2 : 1;
+      CHECK(strides(false) == std::array{nhd ? heads * row : row, nhd ? row : rows * row, planes * heads * rows * row});
+      CHECK(strides(true) == std::array{nhd ? heads * row + 16 : row, nhd ? row : rows * row + 16, planes * heads * rows * row + planes * 16 * (nhd ? rows : heads) + 16});
+    }
 }
 
 TEST_CASE("sim: attention cut into chunks, one, three and many, gives each its own order and all their own bits") {

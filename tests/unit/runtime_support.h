@@ -67,6 +67,7 @@ struct Feed {
   std::vector<int> contexts, tokens; ///< per sequence
   uint64_t seed = 1;
   bool outliers = false;
+  bool padded = true; ///< caches
 
   std::string text() const {
     std::string t = "contexts";
@@ -83,6 +84,7 @@ inline InputOptions inputOptions(const Feed &step) {
   options.contexts = step.contexts;
   options.tokens_per_seq = step.tokens;
   options.outliers = step.outliers;
+  options.padded = step.padded;
   return options;
 }
 

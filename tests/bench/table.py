@@ -145,12 +145,17 @@ def failed(row):
     return None if row["launches_alike"] else "launches left different bytes"
 
 
+def between(values, digits):
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
 HEAD = ["run", "batch", "context", "us/layer", "TB/s", "of read", "x PyTorch", "x Triton"]
 
 
 def show(results):
     lines = [f"{results.device['name']}, {results.device['driver']}, commit {results.commit}, {results.when}; read ceiling "
-             f"{min(results.ceilings()):.3f} to {max(results.ceilings()):.3f} TB/s", ""]
+             f"{between(results.ceilings(), 3)} TB/s", ""]
     body = [cells(*row) for row in results.rows()]
     widths = [max(len(line[i]) for line in [HEAD, *body]) for i in range(len(HEAD))]
     for line, row in zip([HEAD, *body], [None, *[row for _, _, row in results.rows()]]):
@@ -189,8 +194,8 @@ def markdown(found):
         return NOTHING + "\n"
     lines = []
     for path, r in found:
-        lines += [f"{r.device['name']}, {r.device['driver']}, commit {r.commit}, read ceiling {min(r.ceilings()):.2f} to "
-                  f"{max(r.ceilings()):.2f} TB/s, medians ([raw samples](tests/bench/results/{path.name})):", "",
+        lines += [f"{r.device['name']}, {r.device['driver']}, commit {r.commit}, read ceiling "
+                  f"{between(r.ceilings(), 2)} TB/s, medians ([raw samples](tests/bench/results/{path.name})):", "",
                   "| " + " | ".join(HEAD) + " |", "|---|" + "--:|" * (len(HEAD) - 1)]
         lines += ["| " + " | ".join(cells(*row)) + " |" for row in r.rows() if not failed(row[2])]
         lines.append("")

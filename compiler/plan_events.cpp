@@ -295,6 +295,8 @@ void chainInstances(Plan &plan, const ir::Module &module) {
     if (module.layers[size_t(body.layer)].sync == ir::Sync::Explicit || plan.schedule.word("handoff") == "events") return;
     int in = i > 0 ? chainedInput(body) : 0, out = i + 1 < plan.instances.size() ? chainedOutput(body) : 0;
     if (in < 0 || out < 0) return;
+    auto handed = std::find_if(body.steps.begin(), body.steps.end(), [&](const Step &s) { return !s.results.empty() && s.results[0] == out; });
+    if (i + 1 < plan.instances.size() && std::any_of(body.steps.begin(), body.steps.end(), [&](const Step &s) { return !leadsTo(body, s.id, handed->id); })) return;
     if (i > 0) chained.push_back({&body.regions[size_t(in)], Region::Chain::In});
     if (i + 1 < plan.instances.size()) chained.push_back({&body.regions[size_t(out)], Region::Chain::Out});
   }

@@ -38,9 +38,11 @@ Status insertEvents(Plan &plan, Body &body, const ir::Layer &layer);
 inline int64_t taggedBytes(int values) { return values == 1 ? 8 : 4; }
 /// Lets tagged words carry the events of a body, where all that its steps hand on can be tagged and little is staged: a tag
 /// saves a release, an acquire and a load, each a trip to memory.
-/// For one token, instances of a stack hand on tagged words instead of waiting for an event, where all of them can.
-void chainInstances(Plan &plan, const ir::Module &module);
 void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer);
+
+/// For one token, instances of a stack hand on tagged words instead of waiting for an event, where all of them can and everything
+/// that an instance computes goes into what it hands on.
+void chainInstances(Plan &plan, const ir::Module &module);
 
 /// Gives every region, event and election its place in the workspace.
 void placeWorkspace(Plan &plan, const ir::Module &module);

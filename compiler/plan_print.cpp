@@ -295,6 +295,7 @@ std::string planJson(const Plan &plan, const ir::Module &module) {
       j.attribute("stage_bytes", plan.stream.stage_bytes);
       j.attribute("window", plan.stream.window);
     });
+    j.attribute("chains", plan.chains);
     j.attributeArray("instances", [&] {
       for (const Instance &i : plan.instances)
         j.object([&] {
@@ -319,7 +320,7 @@ std::string planText(const Plan &plan, const ir::Module &module) {
   out << "  stream: " << plan.stream.stages << " stages x " << plan.stream.stage_bytes << " bytes";
   if (plan.stream.window < plan.stream.stages) out << ", " << plan.stream.window << " under way at once";
   out << "\n";
-  if (plan.instances.size() > 1) out << "  " << plan.instances.size() << " instances, a grid event between two\n";
+  if (plan.instances.size() > 1) out << "  " << plan.instances.size() << " instances, " << (plan.chains ? "tagged words" : "a grid event") << " between two\n";
   for (const Body &b : plan.bodies) {
     out << "  layer @" << module.layers[b.layer].name << "\n";
     for (const Step &s : b.steps) {

@@ -2,8 +2,9 @@
 // never looks at op names: a plan that was inserted wrongly cannot agree with itself here.
 //
 // What is shown today: each read of a workspace or output region that an earlier step of the body wrote is ordered after
-// that write on every CTA, or waits for the words themselves, which are tagged, and the grid can be resident. Instances of a stack are separated by a grid event, launches by the
-// stream, so nothing is carried over.
+// that write on every CTA, or waits for the words themselves, which are tagged, and the grid can be resident. Launches are separated by the
+// stream, instances of a stack by a grid event, so nothing is carried over; or instances hand on tagged words (`chains`), and what an
+// instance computes all goes into them: so no CTA still reads this one's buffers when another has a value of the next.
 #include "compiler/plan.h"
 #include "ir/diagnostics.h"
 
@@ -77,6 +78,51 @@ Status proveReads(const Plan &plan, const ir::Module &module, const Body &body) 
   return {ErrorKind::Proof, found.status(module.path, module.text).text()};
 }
 
+/// Whether what a step writes goes into what another writes, through any number of steps.
+bool goesInto(const Body &body, int from, int to) {
+  if (from == to) return true;
+  for (const Access &write : body.steps[from].writes)
+    for (int r = from + 1; r <= to; r++)
+      for (const Access &read : body.steps[r].reads)
+        if (read.region == write.region && goesInto(body, r, to)) return true;
+  return false;
+}
+
+/// The regions of a body that are chained so.
+std::vector<int> chained(const Body &body, Region::Chain chain) {
+  std::vector<int> found;
+  for (size_t r = 0; r < body.regions.size(); r++)
+    if (body.regions[r].chain == chain) found.push_back(int(r));
+  return found;
+}
+
+Status proveChain(const Plan &plan, const ir::Module &module) {
+  if (!plan.chains) return {};
+  for (size_t i = 0; i < plan.instances.size(); i++) {
+    const Body &body = plan.bodies[plan.instances[i].body];
+    std::string layer = "@" + module.layers[body.layer].name + ": instances hand on tagged words, ", remedy = "; set handoff = events";
+    auto refuse = [&](const std::string &why) { return Status{ErrorKind::Proof, layer + why + remedy}; };
+    if (plan.tokens_max > 1) return refuse("and a token may be a whole instance behind another");
+    for (const Event &e : body.events)
+      if (!e.carried) return refuse("and the event " + e.edge + " counts CTAs that may be in another instance");
+    std::vector<int> in = chained(body, Region::Chain::In), out = chained(body, Region::Chain::Out);
+    if (i > 0)
+      for (size_t r = 0; r < body.regions.size(); r++)
+        if (in.size() != 1 || (body.regions[r].space == Space::Table && body.regions[r].entry == body.regions[in[0]].entry && int(r) != in[0]))
+          return refuse("and this one reads plain ones");
+    if (i + 1 == plan.instances.size()) continue;
+    if (out.size() != 1) return refuse("and this one writes none");
+    const Step *last = nullptr;
+    for (const Step &s : body.steps)
+      for (const Access &write : s.writes)
+        if (write.region == out[0]) last = &s;
+    for (const Step &s : body.steps)
+      if (!last || !goesInto(body, s.id, last->id))
+        return refuse("and `" + s.label + "` goes into none of them: the next instance may overwrite what it reads");
+  }
+  return {};
+}
+
 Status proveResident(const Plan &plan) {
   int most = plan.target->sm_counts.front();
   if (plan.ctas_pinned > most)
@@ -91,6 +137,7 @@ Status proveResident(const Plan &plan) {
 
 Status prove(const Plan &plan, const ir::Module &module) {
   for (const Body &body : plan.bodies) PHASEC_TRY(proveReads(plan, module, body));
+  PHASEC_TRY(proveChain(plan, module));
   return proveResident(plan);
 }
 

@@ -162,6 +162,46 @@ TEST_CASE("mutants: where tags carry the events, a region without them is refuse
   CHECK(mutants >= 20);
 }
 
+TEST_CASE("mutants: instances that hand on tagged words, where one of them does not, an event is waited for or a step goes nowhere") {
+  for (const char *name : {"tiny_stack", "tiny_mixed_stack", "tiny_llama32_1b", "llama32_1b"}) {
+    Layers layers = readExample(name);
+    const Plan p = planOf(layers, "tokens_max=1");
+    INFO(name);
+    REQUIRE(p.chains);
+    CHECK_MESSAGE(prove(p, layers.module()).ok(), prove(p, layers.module()).text());
+    CHECK_FALSE(planOf(layers, "tokens_max=2").chains);
+    CHECK_FALSE(planOf(layers, "tokens_max=1 handoff=events").chains);
+    auto refused = [&](const std::string &why, auto edit) {
+      Plan mutant = p;
+      edit(mutant);
+      Status s = prove(mutant, layers.module());
+      INFO(why, ": ", s.text());
+      CHECK(s.kind() == ErrorKind::Proof);
+      CHECK(contains(s.text(), why));
+      CHECK(contains(s.text(), "set handoff = events"));
+    };
+    refused("a token may be", [](Plan &m) { m.tokens_max = 2; });
+    int regions = 0, events = 0, steps = 0;
+    for (size_t b = 0; b < p.bodies.size(); b++) {
+      for (size_t r = 0; r < p.bodies[b].regions.size(); r++) {
+        Region::Chain chain = p.bodies[b].regions[r].chain;
+        if (chain == Region::Chain::None) continue;
+        refused(chain == Region::Chain::In ? "reads plain ones" : "writes none", [&](Plan &m) { m.bodies[b].regions[r].chain = Region::Chain::None; });
+        regions++;
+      }
+      for (size_t e = 0; e < p.bodies[b].events.size(); e++, events++)
+        refused("the event " + p.bodies[b].events[e].edge, [&](Plan &m) { m.bodies[b].events[e].carried = false; });
+      auto hands_on = [&](const Instance &i) { return i.body == int(b); };
+      if (std::none_of(p.instances.begin(), p.instances.end() - 1, hands_on)) continue;
+      for (size_t s = 0; s + 1 < p.bodies[b].steps.size(); s++, steps++)
+        refused("goes into none", [&](Plan &m) { m.bodies[b].steps[s].writes.clear(); });
+    }
+    CHECK(regions >= 2);
+    CHECK(events >= 1);
+    CHECK(steps >= 1);
+  }
+}
+
 TEST_CASE("explicit layers: deleting any event line is refused at the reader's line, with the line to add") {
   for (const char *name : {"tiny_wo_harness", "wo_harness", "tiny_qwen35_27b_seed", "qwen35_27b_seed"}) {
     std::string text = fileText(examplePath(name));

@@ -235,7 +235,7 @@ private:
     bool limits = plan_.schedule.word("math") == "fast" && plan_.tokens_max <= (unpacks() ? 2 : 1);
     if (!window) window = limits ? (unpacks() ? kUnpackWindowBytes : kWindowBytes) / geometry.stage_bytes : geometry.stages;
     plan_.stream.window = int(std::clamp<int64_t>(window, 1, geometry.stages));
-    plan_.stream.prefetches = plan_.tokens_max == 1 && plan_.stream.window < geometry.stages && !unpacks(); // those bytes pass no faster
+    plan_.stream.prefetches = plan_.tokens_max == 1 && plan_.stream.window < geometry.stages && !unpacks(); // measured: what is unpacked comes no sooner, and long contexts later
     SharedLayout &l = plan_.shared;
     l.ring = 0;
     l.barriers = geometry.stages * geometry.stage_bytes;

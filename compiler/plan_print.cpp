@@ -294,6 +294,7 @@ std::string planJson(const Plan &plan, const ir::Module &module) {
       j.attribute("stages", plan.stream.stages);
       j.attribute("stage_bytes", plan.stream.stage_bytes);
       j.attribute("window", plan.stream.window);
+      j.attribute("prefetches", plan.stream.prefetches);
     });
     j.attribute("chains", plan.chains);
     j.attributeArray("instances", [&] {
@@ -319,6 +320,7 @@ std::string planText(const Plan &plan, const ir::Module &module) {
       << " tokens\n";
   out << "  stream: " << plan.stream.stages << " stages x " << plan.stream.stage_bytes << " bytes";
   if (plan.stream.window < plan.stream.stages) out << ", " << plan.stream.window << " under way at once";
+  if (plan.stream.prefetches) out << ", the next ones to L2 while nothing is";
   out << "\n";
   if (plan.instances.size() > 1) out << "  " << plan.instances.size() << " instances, " << (plan.chains ? "tagged words" : "a grid event") << " between two\n";
   for (const Body &b : plan.bodies) {

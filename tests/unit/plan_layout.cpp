@@ -234,6 +234,18 @@ TEST_CASE("the window: what the host sets, up to the ring; without it only fast 
   }
 }
 
+TEST_CASE("items come to L2 early in fast kernels for one token that take nothing apart and have less than the ring under way") {
+  for (auto [layer, settings, whether] : {std::tuple{"llama31_8b", "math=fast tokens_max=1", true}, {"llama31_8b_fp8", "math=fast tokens_max=1", true},
+                                          {"qwen35_27b", "math=fast tokens_max=1", false}, {"llama31_8b", "math=fast tokens_max=2", false},
+                                          {"llama31_8b", "math=fast tokens_max=1 window=64", false}, {"llama31_8b", "tokens_max=1", false}}) {
+    Layers layers = readExample(layer);
+    Plan p = planOf(layers, settings);
+    INFO(layer, " ", settings);
+    CHECK(p.stream.prefetches == whether);
+    CHECK(contains(planText(p, layers.module()), "the next ones to L2") == whether);
+  }
+}
+
 TEST_CASE("warps: three for each of an SM's schedulers where feeders leave them registers; nine where bytes pass quickly") {
   for (const Target &t : targets()) {
     CAPTURE(std::string(t.name));

@@ -237,6 +237,14 @@ std::vector<int> splitCuts(const Plan &plan) {
   return cuts;
 }
 
+/// Whether CTAs wait for each other inside one call: for chunks of attention, where a KV head may have several.
+bool mergesChunks(const Plan &plan) {
+  for (const Body &b : plan.bodies)
+    for (const Step &s : b.steps)
+      if (s.op == ir::Op::attn && s.attention.kv_splits > 1) return true;
+  return false;
+}
+
 } // namespace
 
 detail::BoundState::~BoundState() {
@@ -289,6 +297,9 @@ Result<Bound> Kernel::bind(const Buffers &buffers) const {
     if (plan.schedule.word("on_refusal") != "split")
       return Status(ErrorKind::Refused, "a grid of " + std::to_string(bound->shape.ctas) + " CTAs cannot be resident on " + device.info().name +
                                             " (" + std::to_string(resident) + " fit); set ctas, or on_refusal = split to run one kernel per event");
+    if (mergesChunks(plan))
+      return Status(ErrorKind::Refused, "on_refusal = split: the CTAs of a KV head's chunks wait for each other inside attention, and " + std::to_string(resident) + " of " +
+                                            std::to_string(bound->shape.ctas) + " fit on " + device.info().name + " at once; set kv_splits = 1, or ctas");
     bound->shape.cooperative = false;
     bound->cuts = splitCuts(plan);
   }

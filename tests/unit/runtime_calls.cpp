@@ -226,7 +226,7 @@ TEST_CASE("on_refusal = split: a grid that does not fit runs kernel by kernel, c
     INFO(name);
     Layers layers = readExample(name);
     Feed step{{65, 3}, {2, 1}, 5, false};
-    Meddled whole = Meddled::make(layers, "wo_split=2", 1024);
+    Meddled whole = Meddled::make(layers, "wo_split=2 kv_splits=1", 1024);
     auto a = Ready::make(whole.session, step);
     REQUIRE_MESSAGE(a.ok(), a.status().text());
     for (int i = 0; i < 3; i++) REQUIRE(a->bound->launch().ok());
@@ -239,7 +239,7 @@ TEST_CASE("on_refusal = split: a grid that does not fit runs kernel by kernel, c
     CHECK(none.status().kind() == ErrorKind::Refused);
     CHECK(contains(none.status().text(), "(1 fit)"));
 
-    Meddled split = Meddled::make(layers, "wo_split=2 on_refusal=split", 1);
+    Meddled split = Meddled::make(layers, "wo_split=2 kv_splits=1 on_refusal=split", 1);
     auto b = Ready::make(split.session, step);
     REQUIRE_MESSAGE(b.ok(), b.status().text());
     for (int i = 0; i < 3; i++) {
@@ -264,6 +264,22 @@ TEST_CASE("on_refusal = split: a grid that does not fit runs kernel by kernel, c
     REQUIRE_MESSAGE(check.ok(), check.status().text());
     CHECK_MESSAGE(check->findings.empty(), firstOf(*check));
   }
+}
+
+TEST_CASE("on_refusal = split: chunks that CTAs wait for inside a kernel need all of them at once, so more than one is refused") {
+  Feed step{{700}, {1}, 5, false};
+  for (const char *name : {"tiny_qwen35_27b", "tiny_attn_only"}) {
+    INFO(name);
+    Meddled m = Meddled::make(readExample(name), "kv_splits=2 on_refusal=split", 1);
+    auto none = Ready::make(m.session, step);
+    REQUIRE_FALSE(none.ok());
+    CHECK(none.status().kind() == ErrorKind::Refused);
+    for (const char *part : {"wait for each other inside attention", "set kv_splits = 1"}) CHECK(contains(none.status().text(), part));
+    Meddled all = Meddled::make(readExample(name), "kv_splits=2 on_refusal=split", 1024);
+    CHECK(Ready::make(all.session, step).ok());
+  }
+  Meddled none = Meddled::make(readExample("tiny_mlp_only"), "on_refusal=split", 1);
+  CHECK(Ready::make(none.session, step).ok());
 }
 
 TEST_CASE("a failed launch poisons its workspace: bind again; a refusal before anything ran does not") {

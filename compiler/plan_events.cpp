@@ -260,18 +260,19 @@ void carryEvents(const Plan &plan, Body &body, const ir::Layer &layer) {
     if (s.op == ir::Op::attn && s.attention.heads_step >= 0) deferGates(body.steps[size_t(s.attention.heads_step)], layer);
 }
 
-/// The region that an instance of `body` hands to the next one, or takes from the one before; -1: not in words that may be tagged.
-static int chainedOutput(const Body &body) {
+/// The step whose first result an instance of `body` hands to the next one; null: not in words that may be tagged.
+static const Step *chainedOutput(const Body &body) {
   auto entry = std::find_if(body.table.begin(), body.table.end(), [](const TableEntry &e) { return e.kind == TableEntry::Kind::Output; });
   for (const Step &s : body.steps)
     for (const Access &w : s.writes) {
       const Region &r = body.regions[size_t(w.region)];
       if (r.space != Space::Table || r.entry != int(entry - body.table.begin()) || r.dtype != "bf16" || r.shape.back() % 8) continue;
       bool finishes = (s.op == ir::Op::wo || s.op == ir::Op::fc2) && (s.gemv.fold == Fold::Direct || s.gemv.fold == Fold::Tagged);
-      return (finishes || s.op == ir::Op::embed) && w.region == s.results[0] ? w.region : -1;
+      return (finishes || s.op == ir::Op::embed) && w.region == s.results[0] ? &s : nullptr;
     }
-  return -1;
+  return nullptr;
 }
+/// The region that an instance takes from the one before; -1: likewise.
 static int chainedInput(const Body &body) {
   auto entry = std::find_if(body.table.begin(), body.table.end(), [](const TableEntry &e) { return e.kind == TableEntry::Kind::Input; });
   int found = -1;
@@ -293,12 +294,16 @@ void chainInstances(Plan &plan, const ir::Module &module) {
     Body &body = plan.bodies[size_t(plan.instances[i].body)];
     if (std::any_of(body.events.begin(), body.events.end(), [](const Event &e) { return !e.carried; })) return;
     if (module.layers[size_t(body.layer)].sync == ir::Sync::Explicit || plan.schedule.word("handoff") == "events") return;
-    int in = i > 0 ? chainedInput(body) : 0, out = i + 1 < plan.instances.size() ? chainedOutput(body) : 0;
-    if (in < 0 || out < 0) return;
-    auto handed = std::find_if(body.steps.begin(), body.steps.end(), [&](const Step &s) { return !s.results.empty() && s.results[0] == out; });
-    if (i + 1 < plan.instances.size() && std::any_of(body.steps.begin(), body.steps.end(), [&](const Step &s) { return !leadsTo(body, s.id, handed->id); })) return;
-    if (i > 0) chained.push_back({&body.regions[size_t(in)], Region::Chain::In});
-    if (i + 1 < plan.instances.size()) chained.push_back({&body.regions[size_t(out)], Region::Chain::Out});
+    if (i > 0) {
+      int in = chainedInput(body);
+      if (in < 0) return;
+      chained.push_back({&body.regions[size_t(in)], Region::Chain::In});
+    }
+    if (i + 1 < plan.instances.size()) {
+      const Step *last = chainedOutput(body);
+      if (!last || std::any_of(body.steps.begin(), body.steps.end(), [&](const Step &s) { return !leadsTo(body, s.id, last->id); })) return;
+      chained.push_back({&body.regions[size_t(last->results[0])], Region::Chain::Out});
+    }
   }
   for (auto [region, chain] : chained) region->chain = chain;
   plan.chains = true;

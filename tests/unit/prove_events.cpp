@@ -202,6 +202,21 @@ TEST_CASE("mutants: instances that hand on tagged words, where one of them does 
   }
 }
 
+TEST_CASE("instances keep their event where a step goes into nothing that is handed on: a CTA might still be in it") {
+  auto stack = [](const char *weight, const char *rest) {
+    auto layers = Layers::parse("side.phase", std::string("layer @l {\n  dims hidden = 64, ffn = 96\n  tokens 1..2\n  in %x : bf16[tokens, hidden]\n  weight %g : bf16[hidden]\n"
+                                              "  weight %w_gate_up : bf16[2 * ffn, hidden]\n  weight %w_down : bf16[hidden, ffn]\n") + weight +
+                                              "  %n = norm %x, %g\n  %u = fc1 %n, %w_gate_up { act = silu }\n  %y = fc2 %u, %w_down, %x\n" + rest + "}\nstack @s { repeat(3) { @l } }\n");
+    REQUIRE_MESSAGE(layers.ok(), layers.status().text());
+    Plan p = planOf(*layers, "tokens_max=1");
+    Status s = prove(p, layers->module());
+    CHECK_MESSAGE(s.ok(), s.text());
+    return p.chains;
+  };
+  CHECK(stack("", "  return %y\n"));
+  CHECK_FALSE(stack("  weight %w_head : bf16[80, hidden]\n", "  %l = head %n, %w_head\n  return %y, %l\n"));
+}
+
 TEST_CASE("explicit layers: deleting any event line is refused at the reader's line, with the line to add") {
   for (const char *name : {"tiny_wo_harness", "wo_harness", "tiny_qwen35_27b_seed", "qwen35_27b_seed"}) {
     std::string text = fileText(examplePath(name));

@@ -299,7 +299,7 @@ Result<Bound> Kernel::bind(const Buffers &buffers) const {
                                             " (" + std::to_string(resident) + " fit); set ctas, or on_refusal = split to run one kernel per event");
     if (mergesChunks(plan))
       return Status(ErrorKind::Refused, "on_refusal = split: the CTAs of a KV head's chunks wait for each other inside attention, and " + std::to_string(resident) + " of " +
-                                            std::to_string(bound->shape.ctas) + " fit on " + device.info().name + " at once; set kv_splits = 1, or ctas");
+                                            std::to_string(bound->shape.ctas) + " fit on " + device.info().name + " at once; set kv_splits = 1, or ctas <= " + std::to_string(resident));
     bound->shape.cooperative = false;
     bound->cuts = splitCuts(plan);
   }

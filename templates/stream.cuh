@@ -148,7 +148,7 @@ template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor
 /// do: so it is put off until nothing can be filled and a lane is late, or several have come together. Where the window is less than the
 /// ring, no item is filled that is a window or more ahead of one of this feeder's that has not landed. A lane that waits for its copy to land
 /// does not look whether its next stage is free, which it seldom is before. While nothing is under way and nothing can be filled, memory would
-/// stand still: in kernels for one token the next items come to L2 meanwhile.
+/// stand still: where the plan says so (`prefetches`) the next items come to L2 meanwhile.
 template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
   using R = Ring<L>;
   int id = cta.lane * L::feeders + feeder<L>(cta);

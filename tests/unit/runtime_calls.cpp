@@ -274,7 +274,7 @@ TEST_CASE("on_refusal = split: chunks that CTAs wait for inside a kernel need al
     auto none = Ready::make(m.session, step);
     REQUIRE_FALSE(none.ok());
     CHECK(none.status().kind() == ErrorKind::Refused);
-    for (const char *part : {"wait for each other inside attention", "set kv_splits = 1"}) CHECK(contains(none.status().text(), part));
+    for (const char *part : {"wait for each other inside attention", "1 of 4 fit", "set kv_splits = 1, or ctas <= 1"}) CHECK(contains(none.status().text(), part));
     Meddled all = Meddled::make(readExample(name), "kv_splits=2 on_refusal=split", 1024);
     CHECK(Ready::make(all.session, step).ok());
   }

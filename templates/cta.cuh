@@ -84,6 +84,11 @@ template <class R> inline constexpr bool chained = false;
 
 /// Splits n items over parts: the first item of part i. n * parts stays below 2^32 (the planner sees to it).
 PHASEC_DEVICE int share(int n, int i, int parts) { return int(u32(n) * u32(i) / u32(parts)); }
+/// The same where the larger shares come last.
+PHASEC_DEVICE int share_rising(int n, int i, int parts) {
+  int least = n / parts, even = parts - n % parts;
+  return i * least + (i > even ? i - even : 0);
+}
 
 namespace tagged {
 

@@ -60,8 +60,9 @@ template <class G> PHASEC_DEVICE bool divides_slots(int ctas) {
   return G::slots > 1 && fewest > 0 && (G::tiles + fewest - 1) / fewest <= (G::slots * G::tiles + ctas - 1) / ctas;
 }
 
-/// Splits the units over the CTAs: the share of this one. The first `busy` CTAs are waited for behind this step; if they are
-/// few, the others have the late tiles.
+/// Splits the units over the CTAs: the share of this one. Attention's units are the first CTAs', which are late behind it: where shares
+/// differ by a unit, theirs are the smaller ones. The first `busy` CTAs are waited for behind this step; if they are few, the others have
+/// the late tiles.
 template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy = 0) {
   if (G::assignment == Assignment::SlotCta) {
     int slot = cta < G::slots ? cta : G::slots;
@@ -75,7 +76,7 @@ template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy =
   }
   if constexpr (late_tiles<G> > 0) {
     constexpr int others = G::tiles - late_tiles<G>;
-    Units u{share(others, cta, ctas), share(others, cta + 1, ctas), 0, 0};
+    Units u{share_rising(others, cta, ctas), share_rising(others, cta + 1, ctas), 0, 0};
     int first = 2 * busy > ctas ? 0 : busy;
     if (cta < first) return u;
     u.late_begin = others + share(late_tiles<G>, cta - first, ctas - first);
@@ -83,10 +84,10 @@ template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy =
     return u;
   }
   if (divides_slots<G>(ctas)) {
-    int slot = (G::slots * (cta + 1) - 1) / ctas, first = share(ctas, slot, G::slots), parts = share(ctas, slot + 1, G::slots) - first;
-    return Units{slot * G::tiles + share(G::tiles, cta - first, parts), slot * G::tiles + share(G::tiles, cta - first + 1, parts), 0, 0};
+    int slot = cta % G::slots, part = cta / G::slots, parts = (ctas - slot + G::slots - 1) / G::slots;
+    return Units{slot * G::tiles + share_rising(G::tiles, part, parts), slot * G::tiles + share_rising(G::tiles, part + 1, parts), 0, 0};
   }
-  return Units{share(G::slots * G::tiles, cta, ctas), share(G::slots * G::tiles, cta + 1, ctas), 0, 0};
+  return Units{share_rising(G::slots * G::tiles, cta, ctas), share_rising(G::slots * G::tiles, cta + 1, ctas), 0, 0};
 }
 
 /// The units of this CTA in a step: computed once per launch, since shares are divisions. Sixteen bytes of shared memory are a step's.

@@ -28,6 +28,7 @@ enum : int { kStretches = 3 }; ///< of a step: a slot that the CTA has the end o
 struct Item {
   const u8 *from;
   u32 bytes;
+  bool behind_rows; ///< attention has more items of its own just before it than the ring has stages
 };
 
 /// The working warps' end of the ring. All of them agree on what it holds.
@@ -113,7 +114,7 @@ template <class L> PHASEC_DEVICE u64 *table(const Cta &cta, int instance) {
 }
 
 /// Rounds without a copy from one prefetch of a feeder to its next.
-enum : u32 { kPrefetchRounds = 8 };
+enum : u32 { kPrefetchRounds = 2 };
 
 /// The stretches of a step. A thread opens a step before the CTA's barrier.
 template <class L> PHASEC_DEVICE Stretch *stretches(int step) { return (Stretch *)(ptx::shared_base() + L::stretches_offset) + step * kStretches; }
@@ -126,11 +127,13 @@ template <class L> PHASEC_DEVICE void open_empty(int step) {
 /// The lane's next item; false when there is none before instance `end`. The rendered Program knows the items of a stretch, save those that
 /// attention fills.
 template <class Program, class L> PHASEC_DEVICE bool next(const Cta &cta, Cursor &c, Item &item, int end) {
+  item.behind_rows = false;
   while (c.instance < end) {
     const Stretch &s = stretches<L>(c.step)[c.stretch];
     u32 items = cta.runs(c.call) ? u32(s.items * s.slots) : 0u, i = c.next - c.first;
     if (i < items) {
       if (Program::fetch(table<L>(cta, c.instance), c.step, s, int(i), item)) return true;
+      item.behind_rows = items > u32(L::stages);
       c.next += (items - i + u32(lanes<L> - 1)) / u32(lanes<L>) * u32(lanes<L>);
     }
     c.first += items;
@@ -180,7 +183,7 @@ template <class Program, class L> PHASEC_DEVICE void feed(const Cta &cta) {
       if (!ptx::any(more)) return;
       if constexpr (L::prefetches)
         if (++idle % kPrefetchRounds == 0 && !ptx::any(last != ~0u)) {
-          bool late = ready && !due && !asked;
+          bool late = ready && !due && !asked && !item.behind_rows;
           u32 first = ptx::least(late ? cursor.next : ~0u);
           bool next = late && cursor.next == first;
           ptx::stream_prefetch(next && item.bytes > 0, item.from, item.bytes);

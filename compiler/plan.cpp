@@ -291,7 +291,7 @@ void placeWorkspace(Plan &plan, const ir::Module &module) {
       if (s.gemv.fold == Fold::ElectedCta) s.gemv.elections = take(1);
       if (s.gemv.fold == Fold::Atomic) s.gemv.elections = take(s.gemv.tiles);
       if (s.op == ir::Op::qkv && !s.gemv.raw) s.gemv.head_elections = take(s.gemv.rows / s.gemv.head_dim);
-      if (s.argmax.cols) s.argmax.elections = take(s.argmax.groups + 1);
+      if (s.argmax.cols) s.argmax.election = take(1);
     }
   }
   plan.counters = words;

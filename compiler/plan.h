@@ -195,14 +195,14 @@ struct Attention {
 };
 
 /// The greedy choice of a token from each row of logits. A (logit, column) pair is a key whose order is the choice's: tiles
-/// of 16 columns give one key each, groups of tiles one, all groups the token, each level by the warp that completes it.
+/// of 16 columns raise their token's key to their largest, and the CTA that leaves the step last stores the tokens.
 /// A largest key is the same in whatever order it is looked for, so neither timing nor the CTA count shows.
 struct Argmax {
   int64_t cols = 0;            ///< columns of the logits; 0: the step chooses no token
-  int64_t tiles = 0, group = 0, groups = 0; ///< tiles of 16 columns; tiles of a group
-  int keys_region = -1;        ///< u64 [tokens, tiles + groups]
+  int64_t tiles = 0;           ///< tiles of 16 columns
+  int keys_region = -1;        ///< u64 [tokens], zero between steps
   int result = -1;             ///< i32 [tokens]
-  int elections = -1;          ///< first election counter word: one per group, then one for the groups
+  int election = -1;           ///< the counter word that CTAs turn as they leave
 };
 
 /// One access of a step, for the proof: which part of `region` a unit touches.

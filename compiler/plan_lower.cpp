@@ -397,9 +397,7 @@ private:
     Argmax &a = step.argmax;
     a.cols = value(p.operands[0]).shape[1];
     a.tiles = ceilDiv(a.cols, kTileRows);
-    while (a.group * a.group < a.tiles) a.group++; // both levels are about as long
-    a.groups = ceilDiv(a.tiles, a.group);
-    a.keys_region = addWorkspace("argmax.keys", "u64", {ir::kTokensExtent, a.tiles + a.groups});
+    a.keys_region = addWorkspace("argmax.keys", "u64", {ir::kTokensExtent});
     a.result = resultRegion(p.results[0]);
     step.writes.push_back({a.result, Access::Map::ByToken});
   }

@@ -214,8 +214,6 @@ void writeStep(OStream &j, const Body &body, const Step &s) {
       j.attributeObject("argmax", [&] {
         j.attribute("cols", s.argmax.cols);
         j.attribute("tiles", s.argmax.tiles);
-        j.attribute("group", s.argmax.group);
-        j.attribute("groups", s.argmax.groups);
         j.attribute("result", body.regions[s.argmax.result].name);
       });
   });
@@ -342,8 +340,8 @@ std::string planText(const Plan &plan, const ir::Module &module) {
         out << "      up to " << s.attention.kv_splits << " chunks of at least " << s.attention.chunk_rows << " rows, blocks of "
             << s.attention.block_rows << (s.attention.fresh_rows ? ", this step's rows from the workspace" : "") << "\n";
       if (s.argmax.cols)
-        out << "      argmax to %" << b.regions[s.argmax.result].name << ": " << s.argmax.tiles << " tiles of " << kTileRows << " columns, "
-            << s.argmax.groups << " groups of up to " << s.argmax.group << " tiles, each folded by the warp that completes it\n";
+        out << "      argmax to %" << b.regions[s.argmax.result].name << ": " << s.argmax.tiles << " tiles of " << kTileRows
+            << " columns as they come, stored by the CTA that leaves last\n";
     }
     for (const Region &r : b.regions)
       if (r.space == Space::Workspace) out << "    workspace +" << r.offset << ": " << r.name << " " << (r.tagged ? "tagged " : "") << r.dtype << ", " << r.bytes << " bytes\n";

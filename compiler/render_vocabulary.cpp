@@ -5,8 +5,7 @@ namespace phasec {
 namespace {
 
 void argmaxMembers(llvm::raw_ostream &out, const Argmax &a, const StepText &text) {
-  out << "  static constexpr int cols = " << a.cols << ", tiles = " << a.tiles << ", group = " << a.group << ", groups = " << a.groups
-      << ", elections = " << a.elections << ";\n";
+  out << "  static constexpr int cols = " << a.cols << ", tiles = " << a.tiles << ", election = " << a.election << ";\n";
   out << "  using Keys = " << text.region(a.keys_region) << ";\n  using Y = " << text.region(a.result) << ";\n";
 }
 

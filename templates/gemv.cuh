@@ -281,14 +281,15 @@ template <class G, int N> PHASEC_DEVICE void fold_tagged(const Cta &cta, int til
     if (i + 32 * e < cta.tokens * kTileRows) sums[i + 32 * e] = sum[e];
 }
 
-/// Adds the slots of this warp's share of the row tiles and finishes their rows. A step whose slots are tagged ends with it.
+/// Adds the slots of this warp's share of the row tiles and finishes their rows. A step whose slots are tagged ends with it. The last CTAs
+/// have one more, as with shares.
 template <class G, class Finish> PHASEC_DEVICE void finish_tiles(const Cta &cta) {
   Units u = units<G>(cta);
   if (u.begin == u.end) // what the rows need besides the slots lies behind the same events
     for (int slot = 0; slot < G::slots; slot++) G::await(cta, slot);
   float *sums = (float *)(ptx::shared_base() + G::tile_offset) + cta.warp * G::tokens * kTileRows;
 #pragma unroll 1
-  for (int tile = cta.warp * ptx::ctas() + cta.cta; tile < G::tiles; tile += G::warps * ptx::ctas()) {
+  for (int tile = (cta.warp + 1) * ptx::ctas() - 1 - cta.cta; tile < G::tiles; tile += G::warps * ptx::ctas()) {
     if constexpr (G::tokens * kTileRows <= 32 && requires { typename Finish::template Element<G>; }) {
       typename Finish::template Element<G> element; // what it needs besides the sum comes meanwhile
       element.ask(cta, tile);

@@ -255,6 +255,13 @@ PHASEC_DEVICE float take_sum(float *from) {
   asm volatile("atom.relaxed.gpu.global.exch.b32 %0, [%1], 0;" : "=r"(v) : "l"(from) : "memory");
   return from_bits(v);
 }
+/// Raises a word to v, if it is less; reads one and leaves zero. Neither orders anything.
+PHASEC_DEVICE void raise(u64 *to, u64 v) { asm volatile("red.relaxed.gpu.global.max.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory"); }
+PHASEC_DEVICE u64 take_raised(u64 *from) {
+  u64 v;
+  asm volatile("atom.relaxed.gpu.global.exch.b64 %0, [%1], 0;" : "=l"(v) : "l"(from) : "memory");
+  return v;
+}
 /// Called inside spin loops: leaves the memory to those who are waited for; lets another fiber run on sim.
 PHASEC_DEVICE void spin_pause() { asm volatile("nanosleep.u32 60;"); }
 /// Adds to a counter in shared memory and returns the old value; acquire and release at CTA scope.

@@ -194,6 +194,12 @@ inline float take_sum(float *from) {
   *from = 0.0f;
   return v;
 }
+inline void raise(u64 *to, u64 v) { *to = *to < v ? v : *to; }
+inline u64 take_raised(u64 *from) {
+  u64 v = *from;
+  *from = 0;
+  return v;
+}
 inline void spin_pause() { phasec_sim_api.spin_pause(phasec_sim_api.engine); }
 
 inline u32 shared_address(const void *p) { return phasec_sim_api.shared_address(phasec_sim_api.engine, p); }

@@ -1,6 +1,6 @@
-// argmax.cuh: the greedy token of each row of logits, found as the logits come: a row tile gives one key per token, the warp
-// that completes a group of tiles folds the group, and the warp that completes the last group stores the tokens. The largest
-// of a set of keys is the same in whatever order it is looked for, so nothing depends on timing or on the CTA count.
+// argmax.cuh: the greedy token of each row of logits, found as the logits come: a row tile raises its token's key, which nobody waits
+// for, and the CTA that leaves the step last stores the tokens. The largest of a set of keys is the same in whatever order it is looked
+// for, so nothing depends on timing or on the CTA count.
 #pragma once
 #include "../cta.cuh"
 #include "../weights/layout.cuh"
@@ -21,47 +21,24 @@ PHASEC_DEVICE u64 shfl_xor(u64 v, int mask) {
   return (u64(ptx::shfl_xor(u32(v >> 32), mask)) << 32) | ptx::shfl_xor(u32(v), mask);
 }
 
-/// A tile's logits as keys: that of column first + i stands at logits[token * stride + i].
-template <class A> struct TileKeys {
-  const float *logits;
-  i64 stride;
-  int first;
-  PHASEC_DEVICE u64 at(int token, int i) const {
-    return first + i < A::cols ? key(logits[token * stride + i], first + i) : u64(0);
-  }
-};
-/// Keys that tiles or groups have left.
-template <class A> struct StoredKeys {
-  const u64 *keys;
-  PHASEC_DEVICE u64 at(int token, int i) const { return keys[(i64)token * (A::tiles + A::groups) + i]; }
-};
-
-/// Hands every token's largest of `count` keys to store(token, key). One warp, its lanes divided among the tokens.
-template <class Keys, class Store> PHASEC_DEVICE void fold(const Cta &cta, const Keys &keys, int count, const Store &store) {
-  int width = 32; // lanes of a token
+/// Takes a tile of 16 columns, finished by this warp, its lanes divided among the tokens: logits[token * stride + i].
+template <class A> PHASEC_DEVICE void tile(const Cta &cta, int tile, const float *logits, i64 stride) {
+  int width = weights::kTileRows; // lanes of a token
   while (width * cta.tokens > 32) width /= 2;
-  int token = cta.lane / width;
-  u64 best = 0;
+  int token = cta.lane / width, first = tile * weights::kTileRows;
+  u64 best = 0; // below every key
   if (token < cta.tokens)
-    for (int i = cta.lane % width; i < count; i += width) best = larger(best, keys.at(token, i));
+    for (int i = cta.lane % width; i < weights::kTileRows && first + i < A::cols; i += width)
+      best = larger(best, key(logits[token * stride + i], first + i));
   for (int mask = width / 2; mask >= 1; mask /= 2) best = larger(best, shfl_xor(best, mask));
-  if (token < cta.tokens && cta.lane % width == 0) store(token, best);
+  if (token < cta.tokens && cta.lane % width == 0) ptx::raise(A::Keys::at(cta) + token, best);
 }
 
-/// Takes a tile of 16 columns, finished by this warp: logits[token * stride + i].
-template <class A> PHASEC_DEVICE void tile(const Cta &cta, int tile, const float *logits, i64 stride) {
-  u64 *keys = A::Keys::at(cta);
-  auto keep = [&](int at) {
-    return [keys, at](int token, u64 best) { keys[(i64)token * (A::tiles + A::groups) + at] = best; };
-  };
-  fold(cta, TileKeys<A>{logits, stride, tile * weights::kTileRows}, weights::kTileRows, keep(tile));
-  int group = tile / A::group, first = group * A::group;
-  int count = A::tiles - first < A::group ? A::tiles - first : A::group;
-  if (!event::elect_warp(cta, A::elections + group, u32(count))) return;
-  fold(cta, StoredKeys<A>{keys + first}, count, keep(A::tiles + group));
-  if (!event::elect_warp(cta, A::elections + A::groups, A::groups)) return;
-  i32 *y = A::Y::at(cta);
-  fold(cta, StoredKeys<A>{keys + A::tiles}, A::groups, [y](int token, u64 best) { y[token] = column(best); });
+/// Ends the step: the CTA that comes last stores the tokens, and leaves the keys for the next step. All threads.
+template <class A> PHASEC_DEVICE void close(const Cta &cta) {
+  ptx::sync_workers(A::threads);
+  if (cta.warp != 0 || !event::elect_warp(cta, A::election, u32(ptx::ctas()))) return;
+  if (cta.lane < cta.tokens) A::Y::at(cta)[cta.lane] = column(ptx::take_raised(A::Keys::at(cta) + cta.lane));
 }
 
 /// A step of its own, for logits that no head of this layer makes: the grid's warps take tiles in turn.

@@ -218,6 +218,7 @@ PHASEC_KERNEL(256) phasec_layer(u32 *g, float *f, const u8 *bytes) {
   pause(100u);
   f = unknown(f);
   add_unordered(f + 1024, v + take_sum(f + 1025));
+  raise((u64 *)(f + 1026), take_raised((u64 *)(f + 1028)));
   v = ptx::max(ptx::abs(v), exp2_approx(v)) * rcp_approx(v) + rsqrt_approx(v);
   u32 pair = to_f16x2(v, 1.0f), brain = to_bf16x2(v, 2.0f);
   pair = mul_f16x2(e4m3x2_to_f16x2(pair) + e4m3x2_to_f16x2_high(pair), permute(pair, brain, 0x5410u)) + transpose(brain);

@@ -123,10 +123,8 @@ void checkWorkspace(const Plan &p) {
       if (s.op == ir::Op::qkv && !s.gemv.raw) // else attention finishes the heads
         words.push_back({s.label + " heads", s.gemv.head_elections, s.gemv.head_elections + s.gemv.rows / s.gemv.head_dim});
       if (s.argmax.cols) {
-        words.push_back({s.label + " groups", s.argmax.elections, s.argmax.elections + s.argmax.groups + 1});
-        REQUIRE(s.argmax.groups * s.argmax.group >= s.argmax.tiles);
-        REQUIRE((s.argmax.groups - 1) * s.argmax.group < s.argmax.tiles);
-        REQUIRE(b.regions[size_t(s.argmax.keys_region)].bytes >= 8 * p.tokens_max * (s.argmax.tiles + s.argmax.groups));
+        words.push_back({s.label + " tokens", s.argmax.election, s.argmax.election + 1});
+        REQUIRE(b.regions[size_t(s.argmax.keys_region)].bytes >= 8 * p.tokens_max);
       }
     }
     for (const Region &r : b.regions)

@@ -82,8 +82,8 @@ const Mutant kMutants[] = {
     {"gemv.cuh", "    G::await(cta, slot);\n    ptx::sync_workers(G::threads); // nobody reads", "    ptx::sync_workers(G::threads); // nobody reads", "step", "warps=1", 7},
     {"phases/argmax.cuh", "A::await(cta, 0);", "", "rows", ""},
     {"launch.cuh", "if (cta.runs(next)) event::spin", "if (false) event::spin", "tiny_llama32_1b", "", 7},
-    {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + group, u32(count))) return;", "", "step", ""},
-    {"phases/argmax.cuh", "if (!event::elect_warp(cta, A::elections + A::groups, A::groups)) return;", "if (group != A::groups - 1) return;", "step", ""},
+    {"phases/argmax.cuh", "|| !event::elect_warp(cta, A::election, u32(ptx::ctas()))", "|| cta.cta != 0", "step", ""},
+    {"phases/argmax.cuh", "  ptx::sync_workers(A::threads);\n", "", "step", ""},
     // events that count row tiles and pairs: an arrival too few is a deadlock, one too many lets readers in early
     {"epilogue.cuh", "    }\n    H::signal(cta);", "    }\n    if (tile > 0) H::signal(cta);", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
     {"phases/qkv.cuh", "H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "if (tile > 0) H::signal(cta, heads::Rows<H>::kv_head(tile * gemv::kTileRows / H::head_dim));", "tiny_qwen35_27b", "handoff=events", 4, "deadlock"},
@@ -183,12 +183,12 @@ const Mutant kMutants[] = {
     // the choice
     {"phases/argmax.cuh", "magnitude > 0x7f800000u ? 0u :", "", "choose", ""},
     {"phases/argmax.cuh", "magnitude == 0u ? 0x80000000u :", "", "choose", ""},
-    {"phases/argmax.cuh", "first + i < A::cols ? key", "first + i < A::cols && first + i > 0 ? key", "choose", ""},
+    {"phases/argmax.cuh", "key(logits[token * stride + i], first + i)", "key(logits[token * stride + i], i)", "choose", ""},
     {"phases/argmax.cuh", "u32(v >> 32), mask", "u32(v >> 32), mask ^ 1", "choose", ""},
-    {"phases/argmax.cuh", "A::tiles - first < A::group ? A::tiles - first : A::group", "A::tiles - first < A::group ? A::tiles - first : A::group - 1", "step", ""},
+    {"phases/argmax.cuh", "&& first + i < A::cols;", ";", "choose", ""},
     // who owns what
     {"phases/embed.cuh", "cta.tokens * words; i +=", "cta.tokens * words - 1; i +=", "step", ""},
-    {"cta.cuh", "int(u32(n) * u32(i) / u32(parts))", "int(u32(n) * u32(i) / u32(parts)) - int(i == parts)", "tiny_mlp_only", ""},
+    {"cta.cuh", "(i > even ? i - even : 0)", "(i > even ? i - even - int(i == parts) : 0)", "tiny_mlp_only", ""},
     {"phases/attn_rows.cuh", "share(length, cta.warp + 1, u.warps) : length);", "share(length, cta.warp + 1, u.warps) - 1 : length);", "tiny_attn_only", ""},
     {"phases/attn.cuh", "if (cta.warp == H::warps - 1) blocks +=", "if (false) blocks +=", "tiny_qwen35_27b", ""},
     {"gemv.cuh", "tile < G::tiles; tile += G::warps * ptx::ctas()", "tile < G::tiles - 1; tile += G::warps * ptx::ctas()", "deep", "wo_split=2"},

@@ -194,6 +194,25 @@ TEST_CASE("sim: the largest logit, the lowest column among equals, NaN only wher
     }
 }
 
+TEST_CASE("sim: what a step has chosen does not stay for the next") {
+  Setup setup;
+  setup.sim_ctas = 3;
+  Edited step = Edited::make(parse(argmaxText(300)), setup, {{0}, {2}}, [](HostInputs &) {});
+  auto bound = step.session.kernel.bind(step.staging->buffers());
+  REQUIRE_MESSAGE(bound.ok(), bound.status().text());
+  std::vector<std::vector<int32_t>> chosen;
+  for (auto [fill, largest] : {std::pair{1.0f, 9.0f}, {-7.0f, -2.0f}, {-1e30f, -1e29f}}) { // each step's largest is less than any before
+    std::vector<float> logits(2 * 300, fill);
+    logits[chosen.size() * 40 + 5] = logits[300 + 299 - chosen.size()] = largest;
+    REQUIRE(step.session.device().upload(step.staging->buffers().arrays.at("0/logits").address, logits.data(), int64_t(logits.size() * 4)).ok());
+    REQUIRE(bound->launch().ok());
+    auto got = step.staging->download();
+    REQUIRE_MESSAGE(got.ok(), got.status().text());
+    chosen.push_back(values<int32_t>(*got, "token"));
+  }
+  CHECK(chosen == std::vector<std::vector<int32_t>>{{5, 299}, {45, 298}, {85, 297}});
+}
+
 TEST_CASE("sim: equal rows of the head's weight tie to the lower one; a row of NaN is never chosen; x of NaN gives 0") {
   Layers layers = parse(headText("bf16", "", "%token, %logits"));
   Feed step{{0}, {3}, 71, false};

@@ -163,7 +163,7 @@ TEST_CASE("sim: while nothing is under way and no stage is free, the next items 
       source.replace(source.find(what), what.size(), with);
     };
     replace("prefetches = false", "prefetches = " + whether);
-    replace("kPrefetchRounds = 8", "kPrefetchRounds = 1"); // who pauses here sleeps until something happens
+    replace("kPrefetchRounds = 2", "kPrefetchRounds = 1"); // who pauses here sleeps until something happens
     replace("u32 sum = 0;", "u32 sum = 0; for (int slow = 0; slow < 2000; slow++) ptx::sync_warp();");
     uint64_t n = 0;
     for (uint64_t seed = 1; seed <= 5; seed++) {
@@ -180,6 +180,59 @@ TEST_CASE("sim: while nothing is under way and no stage is free, the next items 
   CHECK(n <= uint64_t(5 * kBlocks));
   CHECK(prefetches("false") == 0);
   CHECK(prefetches("true", "asked = asked || next;", "") > n);
+  CHECK(prefetches("true", "item.behind_rows = false;", "item.behind_rows = true;") == 0);
+}
+
+TEST_CASE("sim: of items behind more of attention's own than the ring has stages, each lane's first is known as such") {
+  std::string program = R"(
+struct L {
+  static constexpr int warps = 4, feeders = 1, stages = 5, instances = 1, table_entries = 2, first_step = 0;
+  static constexpr int stretches_offset = 0, feeder_tables_offset = 512;
+};
+struct Program {
+  static int calls(int) { return 1; }
+  static int steps_begin(int) { return 0; }
+  static int steps_end(int) { return 3; }
+  static bool fetch(const u64 *, int step, const Stretch &, int, Item &) { return step != 1; }
+};
+PHASEC_KERNEL(32) k(const __grid_constant__ Args args) {
+  Cta cta{};
+  cta.cta = 0, cta.warp = L::warps, cta.lane = ptx::lane(), cta.call_end = 3;
+  if (ptx::lane() == 0)
+    for (int step = 0; step < 3; step++) {
+      stream::open_empty<L>(step);
+      stream::stretches<L>(step)[0] = Stretch{step == 1 ? ROWS : 10, 1, 0, 0, 0, 0};
+    }
+  ptx::sync_warp();
+  Cursor cursor{0, 0, 0, 0, 0, u32(ptx::lane())};
+  Item item{};
+  u32 behind = 0, n = 0;
+  for (; ptx::lane() < 5 && stream::next<Program, L>(cta, cursor, item, 1); n++, cursor.next += 5u) behind |= u32(item.behind_rows) << n;
+  ((u32 *)args.workspace)[ptx::lane()] = behind << 8 | n;
+}
+PHASEC_KERNEL_ENTRY(k, Args)
+)";
+  for (int rows : {0, 5, 6, 23}) {
+    CAPTURE(rows);
+    std::string source = withIncludes("stream.cuh") + program;
+    source.replace(source.find("ROWS"), 4, std::to_string(rows));
+    Bench bench(compiledSource(source), 1);
+    struct {
+      void *table, *workspace;
+      int call_begin, call_end;
+    } args{nullptr, bench.put(std::vector<uint32_t>(32)), 0, 3};
+    REQUIRE(bench.launch(1, 32, 4096, args).ok());
+    auto got = bench.get<uint32_t>(args.workspace, 32);
+    int behind = 0, items = 0;
+    for (int lane = 0; lane < 5; lane++) {
+      uint32_t flags = got[size_t(lane)] >> 8;
+      items += int(got[size_t(lane)] & 0xffu);
+      CHECK(flags == (rows > 5 ? 4u : 0u)); // two items before the rows, the first behind them
+      behind += flags != 0;
+    }
+    CHECK(items == 20);
+    CHECK(behind == (rows > 5 ? 5 : 0));
+  }
 }
 
 TEST_CASE("sim: no more stages are under way than the window has, and every byte still comes") {

@@ -97,10 +97,14 @@ template <int Tiles, int Slots> void checkBalanced() {
     using G = Shape<gemv::Assignment::Balanced, Tiles, Slots>;
     const int most = (Tiles * Slots + ctas - 1) / ctas;
     const bool divided = Slots > 1 && ctas >= Slots && (Tiles + ctas / Slots - 1) / (ctas / Slots) <= most;
-    for (const gemv::Units &u : owners<G>(ctas)) { // as even as whole units allow
+    auto all = owners<G>(ctas);
+    for (int c = 0; c < ctas; c++) { // as even as whole units allow
+      const gemv::Units &u = all[size_t(c)];
       REQUIRE(u.end - u.begin <= most);
       if (!divided) REQUIRE(u.end - u.begin >= Tiles * Slots / ctas);
-      else if (u.begin < u.end) REQUIRE(u.begin / Tiles == (u.end - 1) / Tiles); // one operand
+      else if (u.begin < u.end) REQUIRE((u.begin / Tiles == c % Slots && (u.end - 1) / Tiles == c % Slots)); // one operand
+      int before = c - (divided ? Slots : 1); // of the same slot: who comes later has no less
+      if (before >= 0) REQUIRE(all[size_t(before)].count() <= u.count());
     }
   }
 }
@@ -198,6 +202,18 @@ TEST_CASE("seed units") {
   checkSeed<320, 32>();
 }
 
+TEST_CASE("rising shares tile [0, n), and the larger ones are the last") {
+  for (int n : {0, 1, 7, 320, 2176, 32000000})
+    for (int parts : {1, 3, 132, 4096}) {
+      int at = 0;
+      for (int i = 0; i < parts; i++) {
+        REQUIRE(share_rising(n, i, parts) == at);
+        at = share_rising(n, i + 1, parts);
+        REQUIRE(at - share_rising(n, i, parts) == n / parts + (i >= parts - n % parts));
+      }
+      REQUIRE(at == n);
+    }
+}
 TEST_CASE("share: parts tile [0, n) and differ by one at most, up to n * parts = 2^32") {
   for (int n : {0, 1, 7, 5120, 1048575, 32000000})
     for (int parts : {1, 3, 132, 4096}) {

@@ -8,6 +8,7 @@
 #include "templates/weights/nvfp4.cuh"
 
 #include <algorithm>
+#include <set>
 #include <thread>
 
 namespace phasec {
@@ -97,11 +98,18 @@ Result<detail::Job> packer(detail::RuntimeState &state, const Plan &plan, const 
   if (gemv.format == ir::Format::nvfp4) job.config += gemv.weight_type.scales == ir::ScaleLayout::Linear ? " scales=linear" : " scales=swizzled";
   job.query.sections.push_back({"weight", byteDigest(job.config), job.config});
   job.remedy = [] {
-    return std::string("pack the weight on the host (Kernel::pack), or let the packer be compiled once where jit is on and take it along "
-                       "with `phasec cache export`\n");
+    return std::string("pack the weight on the host (Kernel::pack), or ship the packer: `phasec bless --packers`\n");
   };
   identify(state, job, 0);
   return job;
+}
+
+/// Has a packer, which stays loaded: others of the shape follow.
+Result<detail::Obtained> obtainPacker(detail::RuntimeState &state, const detail::Job &job, bool capturing) {
+  PHASEC_ASSIGN(detail::Obtained packer, obtain(state, job, capturing));
+  std::lock_guard lock(state.loaded_mutex);
+  if (packer.loaded) state.packers[job.query.key] = packer.loaded;
+  return packer;
 }
 
 } // namespace
@@ -121,11 +129,7 @@ Result<std::string> Kernel::packOnDevice(const std::string &value, const Checkpo
   if (!image) return Status::input("pack %" + value + " on the device: there is no image to write to");
   PHASEC_ASSIGN(bool capturing, state.device->capturing(stream));
   PHASEC_ASSIGN(detail::Job job, packer(state, state_->plan, *gemv));
-  PHASEC_ASSIGN(detail::Obtained packer, obtain(state, job, capturing));
-  {
-    std::lock_guard lock(state.loaded_mutex);
-    state.packers[job.query.key] = packer.loaded; // others of the shape follow
-  }
+  PHASEC_ASSIGN(detail::Obtained packer, obtainPacker(state, job, capturing));
   struct {
     uint64_t codes, scales, image;
   } args{uint64_t(uintptr_t(weight.codes)), uint64_t(uintptr_t(weight.scales)), image};
@@ -137,6 +141,18 @@ Result<std::string> Kernel::packOnDevice(const std::string &value, const Checkpo
   shape.ctas = int(std::min<int64_t>(ctas, 4 * std::max(state.device->info().sms, 1)));
   PHASEC_TRY(state.device->launch(*packer.loaded, shape, &args, sizeof args, stream));
   return detail::layoutId(*gemv);
+}
+
+Status Kernel::preparePackers() const {
+  detail::RuntimeState &state = *state_->runtime;
+  std::set<Key> had;
+  for (const Body &body : state_->plan.bodies)
+    for (const Step &step : body.steps) {
+      if (!step.gemv.rows) continue;
+      PHASEC_ASSIGN(detail::Job job, packer(state, state_->plan, step.gemv));
+      if (had.insert(job.query.key).second) PHASEC_TRY(obtainPacker(state, job, false).status());
+    }
+  return {};
 }
 
 Result<PackedWeight> Kernel::pack(const std::string &value, const CheckpointWeight &weight) const {

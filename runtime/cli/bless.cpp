@@ -13,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <thread>
+#include <tuple>
 
 namespace phasec::cli {
 namespace {
@@ -33,6 +34,7 @@ cl::opt<std::string> shard("shard", cl::desc("only the I-th of N parts, I from 1
                            cl::value_desc("I/N"), BLESS);
 cl::opt<std::string> record("record", cl::desc("add the lines of these kernels to a manifest"), cl::value_desc("F"),
                             BLESS);
+cl::opt<bool> packers("packers", cl::desc("also what packs these kernels' weights on the device (Kernel::packOnDevice)"), BLESS);
 cl::opt<bool> rekey("rekey", cl::desc("accept lines that another phasec recorded under another key"), BLESS);
 cl::opt<int64_t> registers_max("registers-max", cl::desc("budget: registers per thread; exit 3 above it"),
                                cl::value_desc("N"), cl::init(-1), BLESS);
@@ -40,23 +42,6 @@ cl::opt<int64_t> spill_max("spill-max", cl::desc("budget: bytes of spill code, s
                            cl::value_desc("N"), cl::init(-1), BLESS);
 cl::opt<int64_t> shared_max("shared-max", cl::desc("budget: shared memory per CTA in bytes; exit 3 above it"),
                             cl::value_desc("N"), cl::init(-1), BLESS);
-
-/// A kernel that is in the file.
-struct Blessed {
-  const BlessJob *job;
-  EntryInfo info;
-  int64_t registers = 0, spill_bytes = 0, shared_bytes = 0;
-  double seconds = 0;
-};
-
-struct Report {
-  BlessRequest request;
-  std::vector<Blessed> kernels;
-  std::vector<std::string> findings;
-  size_t total = 0; ///< of all shards
-  std::string path, sha256;
-  double seconds = 0;
-};
 
 Result<BlessRequest> parseRequest(const std::vector<std::string> &files, const Session &session) {
   BlessRequest request;
@@ -76,32 +61,68 @@ Result<BlessRequest> parseRequest(const std::vector<std::string> &files, const S
   return request;
 }
 
-/// What a row of the file takes of the machine, against the budgets.
-Blessed measured(const BlessJob &job, EntryInfo info, std::vector<std::string> &findings) {
-  Blessed b{&job, std::move(info), 0, 0, job.shared_bytes, 0};
-  auto figure = [&](const char *name) { return resourceFigure(b.info.resources, name); };
-  b.registers = figure("registers");
-  b.spill_bytes = figure("spill_store_bytes") + figure("spill_load_bytes");
-  b.shared_bytes = job.shared_bytes + figure("shared_bytes");
-  auto hold = [&](int64_t value, int64_t budget, const char *what) {
-    if (budget >= 0 && value > budget)
-      findings.push_back("@" + b.info.layer + " " + job.what() + " " + job.key().text() + " takes " +
-                         std::to_string(value) + " " + what + "; the budget is " + std::to_string(budget));
-  };
-  hold(b.registers, registers_max, "registers per thread");
-  hold(b.spill_bytes, spill_max, "bytes of spills");
-  hold(b.shared_bytes, shared_max, "bytes of shared memory per CTA");
-  return b;
+/// What a row of the file takes of the machine.
+struct Resources {
+  int64_t registers, spill_bytes, shared_bytes;
+
+  explicit Resources(const EntryInfo &info, int64_t dynamic_shared = 0) {
+    auto figure = [&](const char *name) { return resourceFigure(info.resources, name); };
+    registers = figure("registers");
+    spill_bytes = figure("spill_store_bytes") + figure("spill_load_bytes");
+    shared_bytes = dynamic_shared + figure("shared_bytes");
+  }
+  /// Against the budgets.
+  void hold(const std::string &what, std::vector<std::string> &findings) const {
+    for (auto [value, budget, unit] : {std::tuple{registers, registers_max.getValue(), "registers per thread"},
+                                       {spill_bytes, spill_max.getValue(), "bytes of spills"},
+                                       {shared_bytes, shared_max.getValue(), "bytes of shared memory per CTA"}})
+      if (budget >= 0 && value > budget)
+        findings.push_back(what + " takes " + std::to_string(value) + " " + unit + "; the budget is " + std::to_string(budget));
+  }
+};
+
+/// A kernel that is in the file.
+struct Blessed {
+  const BlessJob *job;
+  EntryInfo info;
+  Resources takes;
+  double seconds = 0;
+};
+
+struct Report {
+  BlessRequest request;
+  std::vector<Blessed> kernels;
+  std::vector<std::string> findings;
+  size_t total = 0;   ///< of all shards
+  size_t packers = 0; ///< written beside the kernels
+  std::string path, sha256;
+  double seconds = 0;
+};
+
+/// A kernel, and if they are asked for its packers: `missing` says which of the two a miss is about.
+Status prepareAll(Runtime &runtime, const BlessJob &job, std::string *missing = nullptr) {
+  if (missing) *missing = job.line.text();
+  PHASEC_ASSIGN(Kernel kernel, runtime.prepare(job.layers, job.schedule));
+  if (!packers) return {};
+  if (missing) *missing = "a packer of " + job.line.text();
+  return kernel.preparePackers();
 }
 
-/// The rows of `path` that belong to `jobs`; a job without a row is left out.
+/// The rows of `path` that belong to `jobs`; a job without a row is left out. What was built beside them are their packers.
 Status measureAll(const std::string &path, const std::vector<BlessJob> &jobs, Report &report) {
   PHASEC_ASSIGN(std::vector<EntryInfo> rows, listEntries(path));
   std::map<Key, EntryInfo> by_key;
   for (EntryInfo &row : rows) by_key.emplace(row.key, std::move(row));
-  for (const BlessJob &job : jobs)
-    if (auto row = by_key.find(job.key()); row != by_key.end())
-      report.kernels.push_back(measured(job, row->second, report.findings));
+  for (const BlessJob &job : jobs) {
+    auto row = by_key.extract(job.key());
+    if (!row) continue;
+    Resources takes(row.mapped(), job.shared_bytes);
+    takes.hold("@" + row.mapped().layer + " " + job.what() + " " + job.key().text(), report.findings);
+    report.kernels.push_back({&job, std::move(row.mapped()), takes});
+  }
+  if (check) return {};
+  report.packers = by_key.size();
+  for (const auto &[key, row] : by_key) Resources(row).hold(row.layer + " " + key.text(), report.findings);
   return {};
 }
 
@@ -119,8 +140,8 @@ void printCoverage(const Report &report) {
     if (b.job->key().wo_split) cell.splits.insert(b.job->key().wo_split);
     cell.kernels++;
     cell.bytes += b.info.payload_bytes;
-    cell.registers = std::max(cell.registers, b.registers);
-    cell.spills = std::max(cell.spills, b.spill_bytes);
+    cell.registers = std::max(cell.registers, b.takes.registers);
+    cell.spills = std::max(cell.spills, b.takes.spill_bytes);
   }
   llvm::raw_ostream &out = llvm::outs();
   out << "layer                        target   wo_split         kernels      bytes registers spills\n";
@@ -142,6 +163,7 @@ void writeJson(const Report &report) {
     json.attribute("sha256", report.sha256);
     json.attribute("shard", std::to_string(report.request.shard) + "/" + std::to_string(report.request.shards));
     json.attribute("kernels_of_all_shards", int64_t(report.total));
+    json.attribute("packers", int64_t(report.packers));
     json.attribute("seconds", report.seconds);
     json.attributeArray("kernels", [&] {
       for (const Blessed &b : report.kernels)
@@ -153,9 +175,9 @@ void writeJson(const Report &report) {
           json.attribute("line", clean(b.job->line.text()));
           json.attribute("toolchain", b.info.toolchain);
           json.attribute("payload_bytes", b.info.payload_bytes);
-          json.attribute("registers", b.registers);
-          json.attribute("spill_bytes", b.spill_bytes);
-          json.attribute("shared_bytes", b.shared_bytes);
+          json.attribute("registers", b.takes.registers);
+          json.attribute("spill_bytes", b.takes.spill_bytes);
+          json.attribute("shared_bytes", b.takes.shared_bytes);
           json.attribute("seconds", b.seconds);
         });
     });
@@ -175,11 +197,13 @@ int finish(const Report &report) {
     if (!report.findings.empty())
       out << (check ? report.path + " does not have all of it" : "nothing was written") << "\n";
     else if (check)
-      out << report.path << " has all " << report.kernels.size() << " kernels\n";
+      out << report.path << " has all " << report.kernels.size() << " kernels" << (packers ? " and their packers" : "") << "\n";
     else {
       out << report.path << ": " << report.kernels.size();
       if (report.request.shards > 1) out << " of " << report.total;
-      out << llvm::format(" kernels in %.1f s; sha256 ", report.seconds) << report.sha256 << "\n";
+      out << " kernels";
+      if (packers) out << " and " << report.packers << " packers";
+      out << llvm::format(" in %.1f s; sha256 ", report.seconds) << report.sha256 << "\n";
     }
   }
   return report.findings.empty() ? 0 : kFinding;
@@ -204,10 +228,11 @@ Result<int> checkFile(Session &session) {
   session.options.cache.strict = true;
   PHASEC_ASSIGN(Runtime runtime, Runtime::open(session.options));
   for (const BlessJob &job : all.jobs) {
-    Result<Kernel> kernel = runtime.prepare(job.layers, job.schedule);
-    if (kernel) continue;
-    if (kernel.status().kind() != ErrorKind::CacheMiss) return kernel.status();
-    report.findings.push_back("missing: " + job.line.text() + "\n" + kernel.status().text());
+    std::string missing;
+    Status had = prepareAll(runtime, job, &missing);
+    if (had.ok()) continue;
+    if (had.kind() != ErrorKind::CacheMiss) return had;
+    report.findings.push_back("missing: " + missing + "\n" + had.text());
   }
   PHASEC_TRY(measureAll(report.path, all.jobs, report));
   PHASEC_ASSIGN(report.sha256, fileSha256(report.path));
@@ -252,8 +277,7 @@ Status compileAll(const Session &session, const std::vector<BlessJob> &jobs, con
   options.cache.warn = session.options.cache.warn;
   auto make = [&]() -> Result<Work> {
     PHASEC_ASSIGN(Runtime runtime, Runtime::open(options));
-    return Work(
-        [&jobs, runtime](size_t i) mutable { return runtime.prepare(jobs[i].layers, jobs[i].schedule).status(); });
+    return Work([&jobs, runtime](size_t i) mutable { return prepareAll(runtime, jobs[i]); });
   };
   Progress progress(session, jobs.size());
   std::optional<Status> first;

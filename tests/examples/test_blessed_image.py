@@ -183,6 +183,23 @@ def image(work):
         path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
+def packers(work):
+    """What packs weights on the device is blessed when asked for, held to the budgets, and missed when it is not there."""
+    kernel = ["--exact", "--target", "sm_90a", "--set", "tokens_max=1"]
+    for name in ("packed", "again"):
+        made = run(PHASEC, "bless", LAYER, *kernel, "--packers", "--out", work / f"{name}.db").stdout
+        expect(" 1 kernels and 2 packers in " in made, "not the packers of fc1 and fc2: " + made)
+    expect(sha256(work / "packed.db") == sha256(work / "again.db"), "packers make a file irreproducible")
+    expect("and their packers" in run(PHASEC, "bless", "--check", LAYER, *kernel, "--packers", work / "packed.db").stdout, "packers are there and not found")
+    run(PHASEC, "bless", LAYER, *kernel, "--out", work / "bare.db")
+    missed = run(PHASEC, "bless", "--check", LAYER, *kernel, "--packers", work / "bare.db", code=3).stdout
+    expect("missing: a packer of " in missed and "pack_" in missed, "a missing packer is not named: " + missed)
+    run(PHASEC, "bless", "--check", LAYER, *kernel, work / "bare.db")
+    over = run(PHASEC, "bless", LAYER, *kernel, "--packers", "--registers-max", "1", "--out", work / "over.db", code=3).stdout
+    expect(over.count("FAILED: pack_") == 2 and "@tiny_mlp_only" in over, "packers are not held to the budgets: " + over)
+    expect(not (work / "over.db").exists(), "a file over its budget was written")
+
+
 def main():
     need_nvrtc()
     with tempfile.TemporaryDirectory(prefix="phasec-image-") as folder:
@@ -193,6 +210,7 @@ def main():
         dockerfile()
         findings(work, manifest, whole, report)
         refusal_names_the_line(work, whole)
+        packers(work)
         image(work)
     for failure in failures:
         print("FAILED: " + failure)

@@ -72,6 +72,30 @@ TEST_CASE("a packer is cached: one compile a shape and format, for all layers an
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.status().kind() == ErrorKind::CacheMiss);
   CHECK_MESSAGE(contains(refused.status().text(), "Kernel::pack"), refused.status().text());
+  Status unprepared = kernel->preparePackers();
+  CHECK(unprepared.kind() == ErrorKind::CacheMiss);
+  CHECK_MESSAGE(contains(unprepared.text(), "bless --packers"), unprepared.text());
+}
+
+TEST_CASE("packers of a kernel are had beforehand, each shape once, and then pack where jit is off") {
+  TemporaryDir dir;
+  Setup setup;
+  setup.cache = dir.text() + "/cache";
+  {
+    auto session = Session::open(readExample("tiny_mixed_stack"), setup); // weights of the same names and other shapes
+    REQUIRE_MESSAGE(session.ok(), session.status().text());
+    int64_t before = session->runtime.cache().counters().compiles;
+    REQUIRE(session->kernel.preparePackers().ok());
+    CHECK(session->runtime.cache().counters().compiles > before);
+    before = session->runtime.cache().counters().compiles;
+    REQUIRE(session->kernel.preparePackers().ok());
+    CHECK(packedAlike(*session).wrong == "");
+    CHECK(session->runtime.cache().counters().compiles == before);
+  }
+  setup.jit = Jit::Off;
+  auto session = Session::open(readExample("tiny_mixed_stack"), setup);
+  REQUIRE_MESSAGE(session.ok(), session.status().text());
+  CHECK(packedAlike(*session).wrong == "");
 }
 
 TEST_CASE("a layout id names its bytes: images that change need another one, or older ones bind") {

@@ -33,11 +33,13 @@ struct Setup {
   std::string templates;                ///< overlay directory
   std::string cache;                    ///< user directory; empty: the build's, kept from run to run
   bool prove = true;
+  Jit jit = Jit::On;
 };
 
 inline RuntimeOptions runtimeOptions(const Setup &setup) {
   RuntimeOptions options;
   options.device = setup.device;
+  options.jit = setup.jit;
   options.sim_seed = setup.sim_seed;
   options.sim_ctas = setup.sim_ctas;
   const char *path = std::getenv("PATH"), *nvrtc = std::getenv("PHASEC_NVRTC"), *cuda = std::getenv("PHASEC_CUDA");

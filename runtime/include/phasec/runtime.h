@@ -161,6 +161,9 @@ public:
   /// bytes; all are aligned to 16 bytes. By a kernel that is keyed and cached like any other; asynchronous on `stream` (a CUstream).
   /// The layout. ErrorKind::CacheMiss where it would have to be compiled and may not be.
   Result<std::string> packOnDevice(const std::string &value, const CheckpointWeight &weight, uint64_t image, void *stream = nullptr) const;
+  /// Has what packOnDevice() needs for every weight of this kernel, so that it compiles nothing: at start-up, or without a device, for a
+  /// file that ships. ErrorKind::CacheMiss where one would have to be compiled and may not be.
+  Status preparePackers() const;
 
   /// Checks buffers (dtype, shape, layout, alignment, strides) and prepares a launch. ErrorKind::Input names the buffer,
   /// what was expected and what came.

@@ -80,6 +80,13 @@ void sortSections(std::vector<Section> &sections) {
   std::sort(sections.begin(), sections.end(), [](const Section &a, const Section &b) { return a.name < b.name; });
 }
 
+bool sameKind(const Described &a, const Described &b) {
+  auto ofLayer = [](const Described &d) {
+    return std::any_of(d.sections.begin(), d.sections.end(), [](const Section &s) { return s.name == "ir"; });
+  };
+  return ofLayer(a) == ofLayer(b);
+}
+
 std::vector<Reason> differences(const Described &from, const Described &to) {
   std::vector<Reason> reasons;
   if (from.wo_split != to.wo_split)
@@ -133,7 +140,7 @@ std::string Miss::text() const {
     for (const Reason &reason : reasons) out += "\n  " + reason.text();
     if (reasons.empty()) out += "\n  no section differs: an input of the key is not recorded as a section";
   } else {
-    out += "\n  the cache holds no kernel at all";
+    out += "\n  the cache holds nothing like it";
     for (const Reason &reason : reasons) out += "\n  " + reason.text();
   }
   for (const std::string &note : notes) out += "\n  note: " + note;

@@ -14,6 +14,9 @@ struct Described {
 
 void sortSections(std::vector<Section> &sections);
 
+/// Whether both are kernels of layers, or neither is: what packs weights explains no layer's miss, and no layer a packer's.
+bool sameKind(const Described &a, const Described &b);
+
 /// All differences, most specific first. The order is: another layer altogether, wo_split, other knobs, a template that
 /// changed, the layer (ir), anything else, target, options, abi, toolchain; then what follows from those: templates that
 /// came or went, the program.

@@ -348,7 +348,9 @@ Miss Cache::Impl::explain(const Query &query) {
     wanted.toolchain = policy == ToolchainPolicy::Any ? std::string() : toolchainOf(query);
     // A row that should have been a hit is damaged; it explains nothing.
     if (info.key == query.key && admits(policy, wanted.toolchain, info.toolchain)) return;
-    std::vector<Reason> reasons = differences({info.key.wo_split, info.toolchain, sections.list()}, wanted);
+    Described row{info.key.wo_split, info.toolchain, sections.list()};
+    if (!sameKind(row, wanted)) return;
+    std::vector<Reason> reasons = differences(row, wanted);
     int64_t distance = distanceOf(reasons);
     if (distance > best || (distance == best && info.created_s < best_created)) return;
     best = distance;

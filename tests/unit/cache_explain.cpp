@@ -5,6 +5,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 using namespace phasec;
 using namespace phasec::test;
 
@@ -36,7 +38,7 @@ TEST_CASE("an empty cache says so") {
   Miss miss = cache->miss(queryOf(makeKernel(8, 1)));
   CHECK_FALSE(miss.nearest);
   CHECK(miss.reasons.empty());
-  CHECK(miss.text().find("holds no kernel at all") != std::string::npos);
+  CHECK(miss.text().find("holds nothing like it") != std::string::npos);
   CHECK(miss.json().find("\"nearest\":null") != std::string::npos);
   CHECK(cache->counters().misses == 1);
   CHECK(cache->counters().misses_by_reason["empty"] == 1);
@@ -144,6 +146,29 @@ TEST_CASE("the nearest entry is of the same layer before the same target before 
   CHECK(cache->explain(query).nearest->key == other_knobs.artefact.key);
   REQUIRE(cache->publish(other_layer).ok());
   CHECK(cache->explain(query).nearest->key == other_knobs.artefact.key);
+}
+
+TEST_CASE("what packs weights is not near any layer, and no layer near it") {
+  TempDir dir;
+  Bench bench(dir / "user");
+  auto cache = bench.open();
+  auto packer = [](uint64_t n) { // as runtime/pack.cpp describes one
+    Compiled kernel = makeKernel(0, n);
+    std::vector<Section> sections = kernel.artefact.sections.list();
+    std::erase_if(sections, [](const Section &s) { return s.name == "ir" || s.name.rfind("knob:", 0) == 0; });
+    sections.push_back({"weight", std::to_string(n), "rows=" + std::to_string(n)});
+    kernel.artefact.sections = sections;
+    return kernel;
+  };
+  Compiled layer = makeKernel(8, 1), wide = packer(3);
+  REQUIRE(cache->publish(layer).ok());
+  CHECK_FALSE(cache->explain(queryOf(packer(2))).nearest);
+  REQUIRE(cache->publish(wide).ok());
+  Miss other = cache->explain(queryOf(packer(2)));
+  REQUIRE(other.nearest);
+  CHECK(other.nearest->key == wide.artefact.key);
+  CHECK(std::any_of(other.reasons.begin(), other.reasons.end(), [](const Reason &r) { return r.text() == "weight rows=3 -> rows=2"; }));
+  CHECK(cache->explain(queryOf(makeKernel(8, 4))).nearest->key == layer.artefact.key);
 }
 
 TEST_CASE("misses by reason add up over processes") {

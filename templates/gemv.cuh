@@ -60,9 +60,9 @@ template <class G> PHASEC_DEVICE bool divides_slots(int ctas) {
   return G::slots > 1 && fewest > 0 && (G::tiles + fewest - 1) / fewest <= (G::slots * G::tiles + ctas - 1) / ctas;
 }
 
-/// Splits the units over the CTAs: the share of this one. Attention's units are the first CTAs', which are late behind it: where shares
-/// differ by a unit, theirs are the smaller ones. The first `busy` CTAs are waited for behind this step; if they are few, the others have
-/// the late tiles.
+/// Splits the units over the CTAs: the share of this one. Attention's units are the first CTAs', which are late behind it: where balanced
+/// shares, of all units or of a slot's, differ by one, theirs are the smaller ones. The first `busy` CTAs are waited for behind this step; if
+/// they are few, the others have the late tiles.
 template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy = 0) {
   if (G::assignment == Assignment::SlotCta) {
     int slot = cta < G::slots ? cta : G::slots;
@@ -84,6 +84,7 @@ template <class G> PHASEC_DEVICE Units share_units(int cta, int ctas, int busy =
     return u;
   }
   if (divides_slots<G>(ctas)) {
+    if constexpr (G::tokens > 8) cta = ptx::unknown(cta); // else Llama-8B's kernel for sixteen spills on sm_100a
     int slot = cta % G::slots, part = cta / G::slots, parts = (ctas - slot + G::slots - 1) / G::slots;
     return Units{slot * G::tiles + share_rising(G::tiles, part, parts), slot * G::tiles + share_rising(G::tiles, part + 1, parts), 0, 0};
   }

@@ -19,7 +19,7 @@ namespace {
 
 template <gemv::Assignment How, int Tiles, int Slots> struct Shape {
   static constexpr auto assignment = How;
-  static constexpr int tiles = Tiles, slots = Slots, late_begin = 0, late_end = 0;
+  static constexpr int tokens = 16, tiles = Tiles, slots = Slots, late_begin = 0, late_end = 0;
 };
 /// Late tiles in the middle of a step.
 template <int Tiles, int Begin, int End> struct Late : Shape<gemv::Assignment::Balanced, Tiles, 1> {
@@ -214,6 +214,7 @@ TEST_CASE("rising shares tile [0, n), and the larger ones are the last") {
       REQUIRE(at == n);
     }
 }
+
 TEST_CASE("share: parts tile [0, n) and differ by one at most, up to n * parts = 2^32") {
   for (int n : {0, 1, 7, 5120, 1048575, 32000000})
     for (int parts : {1, 3, 132, 4096}) {

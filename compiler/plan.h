@@ -102,7 +102,7 @@ struct Segment {
 
 /// How units of a GEMV map to CTAs.
 enum class Assignment : uint8_t {
-  Balanced, ///< CTA c owns units [U*c/ctas, U*(c+1)/ctas), slot-major; none of two slots where that costs no CTA more units
+  Balanced, ///< runs of units, slot-major, the larger ones last; CTAs have slots in turn where that costs none more units
   Grid,     ///< 2d: CTAs form slots x n_parts; a slot's tiles are split over its n_parts CTAs
   SlotCta,  ///< seed: CTA c < slots owns slot c whole
 };

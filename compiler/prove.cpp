@@ -44,12 +44,20 @@ bool covers(const Body &body, const Event &e, int writer, const Access &write, i
 
 std::string resultOf(const ir::Layer &layer, const Step &s) { return "%" + layer.values[layer.phases[s.phase].results[0]].name; }
 
+/// The CTA that owns the last unit of a GEMV's step, as gemv::share_units deals them; of another step any.
+int ownerOfLast(const Gemv &g, int ctas) {
+  if (!g.rows) return 0;
+  if (g.assignment == Assignment::SlotCta) return g.slots - 1;
+  int64_t fewest = ctas / g.slots; // CTAs of a slot, where slots have CTAs of their own
+  bool dealt = g.assignment == Assignment::Balanced && g.slots > 1 && fewest > 0 &&
+               (g.tiles + fewest - 1) / fewest <= (g.tiles * g.slots + ctas - 1) / ctas;
+  return dealt || (g.assignment == Assignment::Grid && fewest > 0) ? int(fewest * g.slots) - 1 : ctas - 1;
+}
+
 /// A pair of CTAs that shows the race: the CTA that owns the last unit of the writer, and one that reads it.
 std::string witness(const Body &body, int writer, int reader, const Access &read, int ctas) {
   const Step &w = body.steps[writer], &r = body.steps[reader];
-  int64_t units = std::max<int64_t>(1, w.gemv.tiles * w.gemv.slots);
-  int owner = w.gemv.assignment == Assignment::SlotCta && w.gemv.rows ? w.gemv.slots - 1 : int(std::min<int64_t>(ctas, units) - 1);
-  int other = owner == 0 ? std::min(1, ctas - 1) : 0;
+  int owner = ownerOfLast(w.gemv, ctas), other = owner == 0 ? std::min(1, ctas - 1) : 0;
   const Region &region = body.regions[read.region];
   std::string part = region.slots > 1 ? "[slot " + std::to_string(region.slots - 1) + "]" : "";
   return "witness: CTA " + std::to_string(other) + " reads " + region.name + part + " in `" + r.label + "` while CTA " +

@@ -50,7 +50,7 @@ void BodyText::calls(llvm::raw_ostream &out) {
       delay(out, call_index + 1);
       out << "      gemv::finish_tiles<" << name(s) << ", " << finishName(s) << ">(cta);\n";
     }
-    if (s.argmax.cols) out << "      argmax::close<" << name(s) << (s.op == Op::head ? "Argmax" : "") << ">(cta);\n";
+    if (s.argmax.cols) out << "      argmax::close<" << chooserName(s, name(s)) << ">(cta);\n";
     settle(out, s);
     for (int e : s.signals)
       if (body_.events[e].kind == EventKind::Grid && !body_.events[e].carried) out << "      event::arrive<" << eventName(e) << ">(cta);\n";

@@ -18,10 +18,12 @@ void embedStep(llvm::raw_ostream &out, const Step &s, const Region &table, const
   out << text.await << "};\n";
 }
 
+std::string chooserName(const Step &s, const std::string &name) { return s.op == ir::Op::head ? name + "Argmax" : name; }
+
 void headOut(llvm::raw_ostream &out, const Step &s, const StepText &text) {
   std::string chooser = "Absent";
   if (s.argmax.cols) {
-    chooser = text.name + "Argmax";
+    chooser = chooserName(s, text.name);
     out << "struct " << chooser << " : Launch {\n";
     argmaxMembers(out, s.argmax, text);
     out << "};\n";

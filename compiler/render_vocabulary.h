@@ -18,6 +18,8 @@ struct StepText {
 };
 
 void embedStep(llvm::raw_ostream &out, const Step &s, const Region &table, const StepText &text);
+/// The struct that chooses the tokens of a step: an argmax step's own, or the head's other one.
+std::string chooserName(const Step &s, const std::string &name);
 /// What follows the head's GEMV struct: where finished logits go.
 void headOut(llvm::raw_ostream &out, const Step &s, const StepText &text);
 void argmaxStep(llvm::raw_ostream &out, const Step &s, const StepText &text);

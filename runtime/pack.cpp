@@ -8,7 +8,6 @@
 #include "templates/weights/nvfp4.cuh"
 
 #include <algorithm>
-#include <set>
 #include <thread>
 
 namespace phasec {
@@ -97,12 +96,15 @@ Result<detail::Job> packer(detail::RuntimeState &state, const Plan &plan, const 
   job.config = detail::layoutId(gemv) + " rows=" + std::to_string(gemv.rows) + " cols=" + std::to_string(gemv.cols);
   if (gemv.format == ir::Format::nvfp4) job.config += gemv.weight_type.scales == ir::ScaleLayout::Linear ? " scales=linear" : " scales=swizzled";
   job.query.sections.push_back({"weight", byteDigest(job.config), job.config});
-  job.remedy = [] {
-    return std::string("pack the weight on the host (Kernel::pack), or ship the packer: `phasec bless --packers`\n");
+  job.remedy = [simulated = state.simulated()] {
+    return "pack the weight on the host (Kernel::pack), or " +
+           std::string(simulated ? "let the packer be compiled once where jit is on" : "ship the packer: `phasec bless --packers`");
   };
   identify(state, job, 0);
   return job;
 }
+
+int64_t sharedBytes(const Gemv &gemv) { return kPackerWarps * gemv.granule_bytes; }
 
 /// Has a packer, which stays loaded: others of the shape follow.
 Result<detail::Obtained> obtainPacker(detail::RuntimeState &state, const detail::Job &job, bool capturing) {
@@ -135,7 +137,7 @@ Result<std::string> Kernel::packOnDevice(const std::string &value, const Checkpo
   } args{uint64_t(uintptr_t(weight.codes)), uint64_t(uintptr_t(weight.scales)), image};
   LaunchShape shape;
   shape.threads = kPackerWarps * 32;
-  shape.shared_bytes = kPackerWarps * gemv->granule_bytes;
+  shape.shared_bytes = sharedBytes(*gemv);
   shape.cooperative = false;
   int64_t granules = gemv->tiles * gemv->granules, ctas = (granules + kPackerWarps - 1) / kPackerWarps;
   shape.ctas = int(std::min<int64_t>(ctas, 4 * std::max(state.device->info().sms, 1)));
@@ -143,16 +145,23 @@ Result<std::string> Kernel::packOnDevice(const std::string &value, const Checkpo
   return detail::layoutId(*gemv);
 }
 
-Status Kernel::preparePackers() const {
+Result<std::vector<Packer>> Kernel::preparePackers() const {
   detail::RuntimeState &state = *state_->runtime;
-  std::set<Key> had;
+  std::vector<Packer> packers;
+  std::string misses;
   for (const Body &body : state_->plan.bodies)
     for (const Step &step : body.steps) {
       if (!step.gemv.rows) continue;
       PHASEC_ASSIGN(detail::Job job, packer(state, state_->plan, step.gemv));
-      if (had.insert(job.query.key).second) PHASEC_TRY(obtainPacker(state, job, false).status());
+      const Key &key = job.query.key;
+      if (std::any_of(packers.begin(), packers.end(), [&](const Packer &p) { return p.key == key; })) continue;
+      packers.push_back({key, sharedBytes(step.gemv)});
+      Status had = obtainPacker(state, job, false).status();
+      if (!had.ok() && had.kind() != ErrorKind::CacheMiss) return had;
+      if (!had.ok()) misses += (misses.empty() ? "" : "\n") + had.text();
     }
-  return {};
+  if (!misses.empty()) return Status(ErrorKind::CacheMiss, misses);
+  return packers;
 }
 
 Result<PackedWeight> Kernel::pack(const std::string &value, const CheckpointWeight &weight) const {

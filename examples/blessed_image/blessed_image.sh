@@ -9,12 +9,13 @@ phasec=$root/build/phasec
 layers=$root/examples/layers/tiny_mlp_only.phase
 targets=sm_90a
 sets=()
+packers=()
 only=
 out=
 
 usage() {
   cat <<TEXT
-usage: blessed_image.sh [--phasec BINARY] [--layers "FILE..."] [--targets A,B] [--set knob=v1,v2] [--exact] [--bless-only] FOLDER
+usage: blessed_image.sh [--phasec BINARY] [--layers "FILE..."] [--targets A,B] [--set knob=v1,v2] [--exact] [--packers] [--bless-only] FOLDER
 Makes FOLDER/blessed (stage one) and FOLDER/image (stage two); with --bless-only FOLDER is what stage one makes.
 TEXT
 }
@@ -26,6 +27,7 @@ while [ $# -gt 0 ]; do
     --targets) targets=$2; shift 2 ;;
     --set) sets+=(--set "$2"); shift 2 ;;
     --exact) sets+=(--exact); shift ;;
+    --packers) packers=(--packers); shift ;;
     --bless-only) only=1; shift ;;
     -h | --help) usage; exit 0 ;;
     -*) usage >&2; exit 2 ;;
@@ -40,8 +42,8 @@ bless() {
   mkdir -p "$folder/layers"
   # shellcheck disable=SC2086 # several files
   cp $layers "$folder/layers/"
-  (cd "$folder" && "$phasec" bless layers/*.phase --target "$targets" ${sets[@]+"${sets[@]}"} --out blessed.db --record ship.manifest)
-  "$phasec" bless --check "$folder/ship.manifest" "$folder/blessed.db"
+  (cd "$folder" && "$phasec" bless layers/*.phase --target "$targets" ${sets[@]+"${sets[@]}"} ${packers[@]+"${packers[@]}"} --out blessed.db --record ship.manifest)
+  "$phasec" bless --check "$folder/ship.manifest" ${packers[@]+"${packers[@]}"} "$folder/blessed.db"
   "$phasec" cache verify "$folder/blessed.db"
 }
 

@@ -93,36 +93,50 @@ struct Report {
   BlessRequest request;
   std::vector<Blessed> kernels;
   std::vector<std::string> findings;
-  size_t total = 0;   ///< of all shards
-  size_t packers = 0; ///< written beside the kernels
+  size_t total = 0; ///< of all shards
+  std::map<Key, int64_t> packers; ///< of these kernels, where they are asked for: dynamic shared memory
   std::string path, sha256;
   double seconds = 0;
 };
 
-/// A kernel, and if they are asked for its packers: `missing` says which of the two a miss is about.
-Status prepareAll(Runtime &runtime, const BlessJob &job, std::string *missing = nullptr) {
-  if (missing) *missing = job.line.text();
-  PHASEC_ASSIGN(Kernel kernel, runtime.prepare(job.layers, job.schedule));
-  if (!packers) return {};
-  if (missing) *missing = "a packer of " + job.line.text();
-  return kernel.preparePackers();
+/// What `runtime` has of the jobs, without compiling; what it lacks is a finding, packers of one shape once.
+Status findAll(Runtime &runtime, const std::vector<BlessJob> &jobs, Report &report) {
+  std::set<std::string> told;
+  for (const BlessJob &job : jobs) {
+    Result<Kernel> kernel = runtime.prepare(job.layers, job.schedule);
+    if (!kernel) {
+      if (kernel.status().kind() != ErrorKind::CacheMiss) return kernel.status();
+      report.findings.push_back("missing: " + job.line.text() + "\n" + kernel.status().text());
+      continue;
+    }
+    if (!packers) continue;
+    Result<std::vector<Packer>> had = kernel->preparePackers();
+    if (had) {
+      for (const Packer &p : *had) report.packers.emplace(p.key, p.shared_bytes);
+      continue;
+    }
+    if (had.status().kind() != ErrorKind::CacheMiss) return had.status();
+    if (told.insert(had.status().text()).second)
+      report.findings.push_back("missing: packers of " + job.line.text() + "\n" + had.status().text());
+  }
+  return {};
 }
 
-/// The rows of `path` that belong to `jobs`; a job without a row is left out. What was built beside them are their packers.
+/// The rows of `path` that belong to `jobs` and their packers; a job without a row is left out.
 Status measureAll(const std::string &path, const std::vector<BlessJob> &jobs, Report &report) {
   PHASEC_ASSIGN(std::vector<EntryInfo> rows, listEntries(path));
   std::map<Key, EntryInfo> by_key;
   for (EntryInfo &row : rows) by_key.emplace(row.key, std::move(row));
   for (const BlessJob &job : jobs) {
-    auto row = by_key.extract(job.key());
-    if (!row) continue;
-    Resources takes(row.mapped(), job.shared_bytes);
-    takes.hold("@" + row.mapped().layer + " " + job.what() + " " + job.key().text(), report.findings);
-    report.kernels.push_back({&job, std::move(row.mapped()), takes});
+    auto row = by_key.find(job.key());
+    if (row == by_key.end()) continue;
+    Resources takes(row->second, job.shared_bytes);
+    takes.hold("@" + row->second.layer + " " + job.what() + " " + job.key().text(), report.findings);
+    report.kernels.push_back({&job, std::move(row->second), takes});
   }
-  if (check) return {};
-  report.packers = by_key.size();
-  for (const auto &[key, row] : by_key) Resources(row).hold(row.layer + " " + key.text(), report.findings);
+  for (const auto &[key, shared_bytes] : report.packers)
+    if (auto row = by_key.find(key); row != by_key.end())
+      Resources(row->second, shared_bytes).hold(row->second.layer + " " + row->second.target + " " + key.text(), report.findings);
   return {};
 }
 
@@ -163,7 +177,7 @@ void writeJson(const Report &report) {
     json.attribute("sha256", report.sha256);
     json.attribute("shard", std::to_string(report.request.shard) + "/" + std::to_string(report.request.shards));
     json.attribute("kernels_of_all_shards", int64_t(report.total));
-    json.attribute("packers", int64_t(report.packers));
+    json.attribute("packers", int64_t(report.packers.size()));
     json.attribute("seconds", report.seconds);
     json.attributeArray("kernels", [&] {
       for (const Blessed &b : report.kernels)
@@ -187,6 +201,8 @@ void writeJson(const Report &report) {
   });
 }
 
+std::string packersText(const Report &report) { return packers ? " and " + std::to_string(report.packers.size()) + " packers" : ""; }
+
 int finish(const Report &report) {
   if (wantJson()) {
     writeJson(report);
@@ -197,13 +213,11 @@ int finish(const Report &report) {
     if (!report.findings.empty())
       out << (check ? report.path + " does not have all of it" : "nothing was written") << "\n";
     else if (check)
-      out << report.path << " has all " << report.kernels.size() << " kernels" << (packers ? " and their packers" : "") << "\n";
+      out << report.path << " has all " << report.kernels.size() << " kernels" << packersText(report) << "\n";
     else {
       out << report.path << ": " << report.kernels.size();
       if (report.request.shards > 1) out << " of " << report.total;
-      out << " kernels";
-      if (packers) out << " and " << report.packers << " packers";
-      out << llvm::format(" in %.1f s; sha256 ", report.seconds) << report.sha256 << "\n";
+      out << " kernels" << packersText(report) << llvm::format(" in %.1f s; sha256 ", report.seconds) << report.sha256 << "\n";
     }
   }
   return report.findings.empty() ? 0 : kFinding;
@@ -227,13 +241,7 @@ Result<int> checkFile(Session &session) {
   session.options.cache.blessed = {{report.path, ""}};
   session.options.cache.strict = true;
   PHASEC_ASSIGN(Runtime runtime, Runtime::open(session.options));
-  for (const BlessJob &job : all.jobs) {
-    std::string missing;
-    Status had = prepareAll(runtime, job, &missing);
-    if (had.ok()) continue;
-    if (had.kind() != ErrorKind::CacheMiss) return had;
-    report.findings.push_back("missing: " + missing + "\n" + had.text());
-  }
+  PHASEC_TRY(findAll(runtime, all.jobs, report));
   PHASEC_TRY(measureAll(report.path, all.jobs, report));
   PHASEC_ASSIGN(report.sha256, fileSha256(report.path));
   return finish(report);
@@ -263,21 +271,30 @@ private:
   bool off_, over_;
 };
 
-/// Compiles into the user file of `directory`; single flight and publishing are the cache's.
-Status compileAll(const Session &session, const std::vector<BlessJob> &jobs, const std::string &directory,
-                  std::vector<double> &seconds) {
-  int workers = jobs_flag > 0 ? int(jobs_flag) : int(std::max(1u, std::thread::hardware_concurrency()));
+/// The user file of `directory` alone, without a device.
+RuntimeOptions optionsFor(const Session &session, const std::string &directory, Jit jit) {
   RuntimeOptions options = session.options;
   options.device = DeviceChoice::None;
-  options.jit = Jit::On;
+  options.jit = jit;
   options.log = {};
   options.cache = {};
   options.cache.user_dir = directory;
-  options.cache.compile_slots = workers;
   options.cache.warn = session.options.cache.warn;
+  return options;
+}
+
+/// Compiles into it; single flight and publishing are the cache's.
+Status compileAll(const Session &session, const std::vector<BlessJob> &jobs, const std::string &directory,
+                  std::vector<double> &seconds) {
+  int workers = jobs_flag > 0 ? int(jobs_flag) : int(std::max(1u, std::thread::hardware_concurrency()));
+  RuntimeOptions options = optionsFor(session, directory, Jit::On);
+  options.cache.compile_slots = workers;
   auto make = [&]() -> Result<Work> {
     PHASEC_ASSIGN(Runtime runtime, Runtime::open(options));
-    return Work([&jobs, runtime](size_t i) mutable { return prepareAll(runtime, jobs[i]); });
+    return Work([&jobs, runtime](size_t i) mutable -> Status {
+      PHASEC_ASSIGN(Kernel kernel, runtime.prepare(jobs[i].layers, jobs[i].schedule));
+      return packers ? kernel.preparePackers().status() : Status();
+    });
   };
   Progress progress(session, jobs.size());
   std::optional<Status> first;
@@ -311,6 +328,11 @@ Result<int> buildFile(Session &session) {
   PHASEC_ASSIGN(std::unique_ptr<WorkDirectory> work, WorkDirectory::make());
   std::vector<double> seconds(all.jobs.size());
   PHASEC_TRY(compileAll(session, all.jobs, work->path(), seconds));
+  if (packers) { // a row that could not be kept was served from memory
+    PHASEC_ASSIGN(Runtime kept, Runtime::open(optionsFor(session, work->path(), Jit::Off)));
+    PHASEC_TRY(findAll(kept, all.jobs, report));
+    if (!report.findings.empty()) return Status::internal(report.findings.front() + "\nit was compiled but not kept; is " + work->path() + " full?");
+  }
   if (!all.jobs.empty()) PHASEC_TRY(measureAll(userFile(work->path()), all.jobs, report));
   for (Blessed &b : report.kernels) b.seconds = seconds[size_t(b.job - all.jobs.data())];
   if (report.kernels.size() != all.jobs.size())

@@ -185,18 +185,25 @@ def image(work):
 
 def packers(work):
     """What packs weights on the device is blessed when asked for, held to the budgets, and missed when it is not there."""
-    kernel = ["--exact", "--target", "sm_90a", "--set", "tokens_max=1"]
+    kernels = ["--exact", "--target", "sm_90a", "--set", "tokens_max=1,2"]
     for name in ("packed", "again"):
-        made = run(PHASEC, "bless", LAYER, *kernel, "--packers", "--out", work / f"{name}.db").stdout
-        expect(" 1 kernels and 2 packers in " in made, "not the packers of fc1 and fc2: " + made)
+        made = run(PHASEC, "bless", LAYER, *kernels, "--packers", "--out", work / f"{name}.db").stdout
+        expect(" 2 kernels and 2 packers in " in made, "not the packers of fc1 and fc2, each once: " + made)
     expect(sha256(work / "packed.db") == sha256(work / "again.db"), "packers make a file irreproducible")
-    expect("and their packers" in run(PHASEC, "bless", "--check", LAYER, *kernel, "--packers", work / "packed.db").stdout, "packers are there and not found")
-    run(PHASEC, "bless", LAYER, *kernel, "--out", work / "bare.db")
-    missed = run(PHASEC, "bless", "--check", LAYER, *kernel, "--packers", work / "bare.db", code=3).stdout
-    expect("missing: a packer of " in missed and "pack_" in missed, "a missing packer is not named: " + missed)
-    run(PHASEC, "bless", "--check", LAYER, *kernel, work / "bare.db")
-    over = run(PHASEC, "bless", LAYER, *kernel, "--packers", "--registers-max", "1", "--out", work / "over.db", code=3).stdout
-    expect(over.count("FAILED: pack_") == 2 and "@tiny_mlp_only" in over, "packers are not held to the budgets: " + over)
+    for shard in ("1", "2"):
+        run(PHASEC, "bless", LAYER, *kernels, "--packers", "--shard", f"{shard}/2", "--out", work / f"part{shard}.db")
+    run(PHASEC, "cache", "merge", work / "part2.db", work / "part1.db", "--out", work / "parts.db")
+    expect(sha256(work / "parts.db") == sha256(work / "packed.db"), "shards with packers are not the whole")
+    check = ["bless", "--check", LAYER, *kernels, "--packers"]
+    expect(json.loads(run(PHASEC, *check, "--json", work / "packed.db").stdout)["packers"] == 2, "packers are there and not found")
+    run(PHASEC, "bless", LAYER, *kernels, "--out", work / "bare.db")
+    missed = run(PHASEC, *check, work / "bare.db", code=3).stdout
+    expect(missed.count("missing: packers of ") == 1 and missed.count("no cache layer has @pack_") == 2, "missing packers are not named, each once: " + missed)
+    run(PHASEC, "bless", "--check", LAYER, *kernels, work / "bare.db")
+    for budget, most in (("--registers-max", "1"), ("--shared-max", "100")):
+        built = run(PHASEC, "bless", LAYER, *kernels, "--packers", budget, most, "--out", work / "over.db", code=3).stdout
+        for over in (built, run(PHASEC, *check, budget, most, work / "packed.db", code=3).stdout):
+            expect(len(re.findall("FAILED: pack_.* sm_90a ", over)) == 2 and "FAILED: @tiny_mlp_only" in over, f"packers are not held to {budget}: " + over)
     expect(not (work / "over.db").exists(), "a file over its budget was written")
 
 

@@ -64,6 +64,19 @@ TEST_CASE("mutants: a plan that lacks one event is refused with a witness, which
   CHECK(mutants >= 100);
 }
 
+TEST_CASE("a witness names the CTA that has the last unit") {
+  auto witnessOf = [](const std::string &settings) {
+    Layers layers = readExample("tiny_wo_harness");
+    Plan p = planOf(layers, settings + " handoff=events");
+    p.bodies[0].events.clear();
+    return prove(p, layers.module()).text();
+  };
+  for (auto [partition, owner] : {std::pair{"wide", "127"}, {"2d", "127"}, {"seed", "15"}}) { // of 132 CTAs and 16 slots
+    std::string text = witnessOf(std::string("math=exact wo_split=4 partition=") + partition);
+    CHECK_MESSAGE(contains(text, std::string("wo.slots[slot 15] in `gather %p, %x` while CTA ") + owner + " may still"), partition, ": ", text);
+  }
+}
+
 TEST_CASE("mutants: an event moved off its edge covers nothing") {
   for (const char *name : {"tiny_qwen35_27b", "qwen35_27b", "tiny_mixed_stack"}) {
     Layers layers = readExample(name);

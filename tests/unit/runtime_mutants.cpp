@@ -189,6 +189,9 @@ const Mutant kMutants[] = {
     // who owns what
     {"phases/embed.cuh", "cta.tokens * words; i +=", "cta.tokens * words - 1; i +=", "step", ""},
     {"cta.cuh", "(i > even ? i - even : 0)", "(i > even ? i - even - int(i == parts) : 0)", "tiny_mlp_only", ""},
+    {"gemv.cuh", "int tile = (cta.warp + 1) * ptx::ctas() - 1 - cta.cta;", "int tile = (cta.warp + 1) * ptx::ctas() - cta.cta;", "tiny_mlp_only", "math=fast"},
+    {"gemv.cuh", "part = cta / G::slots, parts = (ctas - slot + G::slots - 1) / G::slots;", "part = cta / G::slots, parts = ctas / G::slots;", "tiny_qwen35_27b", "math=fast", 9},
+    {"cta.cuh", "int(u32(n) * u32(i) / u32(parts))", "int(u32(n) * u32(i) / u32(parts)) - int(i == parts)", "gated", "math=fast"},
     {"phases/attn_rows.cuh", "share(length, cta.warp + 1, u.warps) : length);", "share(length, cta.warp + 1, u.warps) - 1 : length);", "tiny_attn_only", ""},
     {"phases/attn.cuh", "if (cta.warp == H::warps - 1) blocks +=", "if (false) blocks +=", "tiny_qwen35_27b", ""},
     {"gemv.cuh", "tile < G::tiles; tile += G::warps * ptx::ctas()", "tile < G::tiles - 1; tile += G::warps * ptx::ctas()", "deep", "wo_split=2"},

@@ -170,7 +170,7 @@ TEST_CASE("sim: the largest logit, the lowest column among equals, NaN only wher
   const std::vector<Choice> choices = {
       {row(-1, {{299, -0.5f}}), 299},
       {row(1, {}), 0},                                      // all equal
-      {row(0, {{16, 7}, {17, 7}, {255, 7}}), 16},           // across tiles and groups
+      {row(0, {{16, 7}, {17, 7}, {255, 7}}), 16},           // across tiles
       {row(-3, {{140, -0.0f}, {141, 0.0f}}), 140},          // -0 equals 0
       {row(-3, {{140, 0.0f}, {141, -0.0f}}), 140},
       {row(0, {{77, least}}), 77},                          // a denormal is larger than 0

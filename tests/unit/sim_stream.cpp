@@ -223,15 +223,13 @@ PHASEC_KERNEL_ENTRY(k, Args)
     } args{nullptr, bench.put(std::vector<uint32_t>(32)), 0, 3};
     REQUIRE(bench.launch(1, 32, 4096, args).ok());
     auto got = bench.get<uint32_t>(args.workspace, 32);
-    int behind = 0, items = 0;
+    int items = 0;
     for (int lane = 0; lane < 5; lane++) {
       uint32_t flags = got[size_t(lane)] >> 8;
       items += int(got[size_t(lane)] & 0xffu);
       CHECK(flags == (rows > 5 ? 4u : 0u)); // two items before the rows, the first behind them
-      behind += flags != 0;
     }
     CHECK(items == 20);
-    CHECK(behind == (rows > 5 ? 5 : 0));
   }
 }
 

@@ -248,7 +248,7 @@ struct CacheCounters {
   int64_t quarantined = 0;  ///< of those, moved aside in the user file
   int64_t files_set_aside = 0;
   int64_t degraded = 0;                            ///< operations that fell back to memory
-  std::map<std::string, int64_t> misses_by_reason; ///< by the section of the first reason; "empty" for an empty cache
+  std::map<std::string, int64_t> misses_by_reason; ///< by the section of the first reason; "empty" where nothing like it is cached
 };
 
 /// A layer as `phasec doctor` shows it.

@@ -135,6 +135,12 @@ private:
   std::unique_ptr<detail::BoundState> state_;
 };
 
+/// What packs weights of one shape and format on the device.
+struct Packer {
+  Key key;
+  int64_t shared_bytes = 0;       ///< dynamic, per CTA
+};
+
 /// A kernel that is ready to be bound. Copies share it; safe from any thread.
 class Kernel {
 public:
@@ -162,8 +168,8 @@ public:
   /// The layout. ErrorKind::CacheMiss where it would have to be compiled and may not be.
   Result<std::string> packOnDevice(const std::string &value, const CheckpointWeight &weight, uint64_t image, void *stream = nullptr) const;
   /// Has what packOnDevice() needs for every weight of this kernel, so that it compiles nothing: at start-up, or without a device, for a
-  /// file that ships. ErrorKind::CacheMiss where one would have to be compiled and may not be.
-  Status preparePackers() const;
+  /// file that ships. One for each shape and format. ErrorKind::CacheMiss where some would have to be compiled and may not be; its text names all.
+  Result<std::vector<Packer>> preparePackers() const;
 
   /// Checks buffers (dtype, shape, layout, alignment, strides) and prepares a launch. ErrorKind::Input names the buffer,
   /// what was expected and what came.

@@ -164,7 +164,8 @@ def refusal_names_the_line(work, whole):
 
 
 def image(work):
-    output = run("bash", EXAMPLE / "blessed_image.sh", "--phasec", PHASEC, "--exact", "--set", "tokens_max=1", work / "out").stdout
+    output = run("bash", EXAMPLE / "blessed_image.sh", "--phasec", PHASEC, "--exact", "--set", "tokens_max=1", "--packers", work / "out").stdout
+    expect("blessed.db has all 1 kernels and 2 packers" in output, "the image has no packers: " + output)
     served = work / "out" / "image"
     expect(": hit (blessed, " in output, "the image did not serve: " + output)
     # As somebody who may not write there even as the superuser: the folder must not have changed.
